@@ -1,0 +1,6 @@
+//! Run virtual machines on KVM and move them, live, between hosts.
+
+pub mod error;
+pub mod model;
+
+pub mod action;
