@@ -1,0 +1,315 @@
+//! The steps of `cargo xtask test`, and how each is run.
+
+use std::process::Command;
+
+use super::{
+    TestOptions, libtest, live_migration,
+    skips::{self, Skip, SkipLog},
+    summary::{Counts, Outcome},
+};
+use crate::{
+    install::{self, CC, CLIPPY, Need, RUSTFMT},
+    process::{self, Finished},
+    screen::Screen,
+};
+
+/// One step.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// What it is called.
+    pub(super) name: &'static str,
+    /// What it does, in a line.
+    pub(super) about: &'static str,
+    /// What it cannot do without.
+    needs: &'static [Need],
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// A call of cargo that succeeds or fails as one.
+    Cargo {
+        arguments: &'static [&'static str],
+        environment: &'static [(&'static str, &'static str)],
+    },
+    /// A call of cargo that runs tests, which are counted.
+    Tests { arguments: &'static [&'static str] },
+    /// The example, whose report is checked.
+    LiveMigration,
+}
+
+/// All steps, in the order in which they run.
+///
+/// `lock` comes first because every later call of cargo would bring `Cargo.lock` into step and hide what it looks for.
+pub(super) const STEPS: &[Step] = &[
+    Step {
+        name: "lock",
+        about: "Cargo.lock is in step with the manifests",
+        needs: &[],
+        work: cargo(&["metadata", "--locked", "--format-version", "1"]),
+    },
+    Step {
+        name: "fmt",
+        about: "the sources are formatted",
+        needs: &[RUSTFMT],
+        work: cargo(&["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "clippy",
+        about: "no lint, in anything",
+        needs: &[CLIPPY, CC],
+        work: cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    },
+    Step {
+        name: "clippy-client",
+        about: "no lint, in the client alone",
+        needs: &[CLIPPY, CC],
+        work: cargo(&[
+            "clippy",
+            "-p",
+            "dwcp",
+            "--no-default-features",
+            "--features",
+            "client",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    },
+    Step {
+        name: "check-client",
+        about: "the client alone compiles: what macOS and Windows get",
+        needs: &[CC],
+        work: cargo(&[
+            "check",
+            "-p",
+            "dwcp",
+            "--no-default-features",
+            "--features",
+            "client",
+        ]),
+    },
+    Step {
+        name: "doc",
+        about: "the documentation builds, and its links lead somewhere",
+        needs: &[CC],
+        work: Work::Cargo {
+            arguments: &["doc", "--no-deps", "-p", "dwcp", "--all-features"],
+            environment: &[("RUSTDOCFLAGS", "-D warnings")],
+        },
+    },
+    Step {
+        name: "unit+integration",
+        about: "the tests of all crates, doctests included",
+        needs: &[CC],
+        work: Work::Tests {
+            arguments: &["test", "--workspace", "--no-fail-fast"],
+        },
+    },
+    Step {
+        name: "live-migration",
+        about: "the example of the README moves a running VM, and its memory arrives whole",
+        needs: &[CC],
+        work: Work::LiveMigration,
+    },
+];
+
+const fn cargo(arguments: &'static [&'static str]) -> Work {
+    Work::Cargo {
+        arguments,
+        environment: &[],
+    }
+}
+
+impl Step {
+    /// Runs the step, whatever that takes, and says what came of it.
+    pub(super) fn run(&self, options: &TestOptions, screen: Screen) -> Outcome {
+        if let Err(reason) = install::provide(self.needs, screen) {
+            return Outcome::skipped(reason);
+        }
+        let child = Child {
+            long: options.long,
+            echo: options.verbose.then_some(screen),
+        };
+        match self.work {
+            Work::Cargo {
+                arguments,
+                environment,
+            } => child.cargo(arguments, environment),
+            Work::Tests { arguments } => child.tests(arguments),
+            Work::LiveMigration => child.live_migration(),
+        }
+        .unwrap_or_else(|reason| Outcome::failed(reason, ""))
+    }
+}
+
+/// How the children of a step are run. The errors are reasons why a step could not be carried out, and so failed.
+struct Child {
+    long: bool,
+    echo: Option<Screen>,
+}
+
+impl Child {
+    fn run(&self, command: &mut Command) -> Result<Finished, String> {
+        // Colours would hide the words that are looked for.
+        command.env("CARGO_TERM_COLOR", "never");
+        if self.long {
+            command.env("DWCP_LONG", "1");
+        } else {
+            command.env_remove("DWCP_LONG");
+        }
+        process::run(command, self.echo)
+            .map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))
+    }
+
+    fn cargo(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Outcome, String> {
+        let finished = self.run(process::cargo(arguments).envs(environment.iter().copied()))?;
+        Ok(if finished.success {
+            Outcome::passed(String::new())
+        } else {
+            Outcome::failed(finished.status, &finished.transcript)
+        })
+    }
+
+    fn tests(&self, arguments: &[&str]) -> Result<Outcome, String> {
+        let log =
+            SkipLog::create().map_err(|error| format!("cannot make a temporary file: {error}"))?;
+        let finished = self.run(process::cargo(arguments).env(skips::VARIABLE, log.path()))?;
+        let skips = log
+            .read()
+            .map_err(|error| format!("cannot read which tests were skipped: {error}"))?;
+        Ok(count(finished, skips))
+    }
+
+    fn live_migration(&self) -> Result<Outcome, String> {
+        let metadata = self.quietly().run(&mut process::cargo(&[
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+        ]))?;
+        if !live_migration::is_declared(&metadata.stdout)? {
+            return Ok(Outcome::skipped(format!(
+                "the example {} is not built yet",
+                live_migration::EXAMPLE
+            )));
+        }
+        let finished = self.run(&mut process::cargo(live_migration::COMMAND))?;
+        if !finished.success {
+            return Ok(Outcome::failed(finished.status, &finished.transcript));
+        }
+        Ok(
+            match live_migration::check(&finished.stdout, install::kvm_is_usable()) {
+                Ok(note) => Outcome::passed(note),
+                Err(reason) => Outcome::failed(reason, &finished.transcript),
+            },
+        )
+    }
+
+    /// For a child whose output is for us and not for people.
+    fn quietly(&self) -> Self {
+        Self {
+            long: self.long,
+            echo: None,
+        }
+    }
+}
+
+/// What `cargo test` did, with the tests that said that they could not run.
+fn count(finished: Finished, mut skips: Vec<Skip>) -> Outcome {
+    let tally = libtest::tally(&finished.stdout, &finished.transcript, finished.success);
+    let told = skips.len() as u64;
+    skips.extend(tally.ignored_tests);
+    // Without a failed test to name, how cargo ended is all there is to say.
+    let unnamed = tally.failed > 0 && tally.failed_tests.is_empty();
+    Outcome {
+        // libtest counts the tests that told us as passed: all that a test can do is return.
+        counts: Counts {
+            passed: tally.passed.saturating_sub(told),
+            failed: tally.failed,
+            skipped: told + tally.ignored,
+        },
+        note: if unnamed {
+            finished.status
+        } else {
+            String::new()
+        },
+        skips,
+        failed_tests: tally.failed_tests,
+        transcript: if tally.failed > 0 {
+            finished.transcript
+        } else {
+            String::new()
+        },
+        made_of_tests: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counts, Finished, STEPS, Skip, count};
+
+    #[test]
+    fn step_names_differ() {
+        for (index, step) in STEPS.iter().enumerate() {
+            assert!(
+                STEPS[..index].iter().all(|other| other.name != step.name),
+                "{}",
+                step.name
+            );
+        }
+    }
+
+    fn finished(stdout: &str, success: bool) -> Finished {
+        Finished {
+            success,
+            status: "exit status: 101".into(),
+            stdout: stdout.into(),
+            transcript: stdout.into(),
+        }
+    }
+
+    #[test]
+    fn a_test_that_says_it_was_skipped_has_not_passed() {
+        let stdout = "test b ... ignored\n\
+                      test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0s\n";
+        let skip = Skip {
+            name: "a".into(),
+            reason: "no /dev/kvm".into(),
+        };
+        let outcome = count(finished(stdout, true), vec![skip]);
+        assert_eq!(
+            outcome.counts,
+            Counts {
+                passed: 2,
+                failed: 0,
+                skipped: 2
+            }
+        );
+        assert_eq!(outcome.skips.len(), 2);
+        assert!(outcome.transcript.is_empty());
+    }
+
+    #[test]
+    fn a_failure_keeps_the_output() {
+        let outcome = count(finished("did not compile", false), vec![]);
+        assert_eq!(
+            outcome.counts,
+            Counts {
+                passed: 0,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        assert_eq!(outcome.transcript, "did not compile");
+        assert_eq!(outcome.note, "exit status: 101");
+    }
+}
