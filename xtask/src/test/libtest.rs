@@ -14,6 +14,8 @@ pub(super) struct Tally {
     pub(super) failed: u64,
     /// Tests that libtest ignored.
     pub(super) ignored: u64,
+    /// How many of [`Tally::failed`] are binaries that ended without a result.
+    pub(super) died: u64,
     /// The ignored tests by name; fewer than [`Tally::ignored`] where a line was disturbed.
     pub(super) ignored_tests: Vec<Skip>,
     /// The failed tests by name, likewise.
@@ -42,8 +44,8 @@ pub(super) fn tally(stdout: &str, transcript: &str, success: bool) -> Tally {
             read_test(test, &mut tally);
         }
     }
-    let died = failed_targets(transcript).saturating_sub(failed_results);
-    tally.failed += died + unreadable;
+    tally.died = failed_targets(transcript).saturating_sub(failed_results);
+    tally.failed += tally.died + unreadable;
     if tally.failed == 0 && (!success || results == 0) {
         // It did not compile, or nothing at all was run: neither may count as a success.
         tally.failed = 1;
@@ -163,8 +165,10 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; 
     fn a_binary_that_dies_counts_as_failed() {
         let transcript =
             "error: 2 targets failed:\n    `-p dwcp --lib`\n    `-p dwcp --test layers`\n";
-        assert_eq!(tally(FAILING, transcript, false).failed, 2);
-        assert_eq!(tally(UNIT, transcript, false).failed, 2);
+        let one = tally(FAILING, transcript, false);
+        assert_eq!((one.failed, one.died), (2, 1));
+        let two = tally(UNIT, transcript, false);
+        assert_eq!((two.failed, two.died), (2, 2));
     }
 
     #[test]

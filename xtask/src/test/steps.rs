@@ -41,6 +41,7 @@ enum Work {
 /// All steps, in the order in which they run.
 ///
 /// `lock` comes first because every later call of cargo would bring `Cargo.lock` into step and hide what it looks for.
+/// So does the `cargo run` behind `cargo xtask`, which is why `.ci/run` passes `--locked` to that too.
 pub(super) const STEPS: &[Step] = &[
     Step {
         name: "lock",
@@ -228,8 +229,14 @@ fn count(finished: Finished, mut skips: Vec<Skip>) -> Outcome {
     let tally = libtest::tally(&finished.stdout, &finished.transcript, finished.success);
     let told = skips.len() as u64;
     skips.extend(tally.ignored_tests);
-    // Without a failed test to name, how cargo ended is all there is to say.
-    let unnamed = tally.failed > 0 && tally.failed_tests.is_empty();
+    let note = if tally.died > 0 {
+        format!("test binaries that ended without a result: {}", tally.died)
+    } else if tally.failed > 0 && tally.failed_tests.is_empty() {
+        // Without a failed test to name, how cargo ended is all there is to say.
+        finished.status
+    } else {
+        String::new()
+    };
     Outcome {
         // libtest counts the tests that told us as passed: all that a test can do is return.
         counts: Counts {
@@ -237,11 +244,7 @@ fn count(finished: Finished, mut skips: Vec<Skip>) -> Outcome {
             failed: tally.failed,
             skipped: told + tally.ignored,
         },
-        note: if unnamed {
-            finished.status
-        } else {
-            String::new()
-        },
+        note,
         skips,
         failed_tests: tally.failed_tests,
         transcript: if tally.failed > 0 {
