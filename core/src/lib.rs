@@ -4,3 +4,5 @@ pub mod error;
 pub mod model;
 
 pub mod action;
+
+pub use error::{DWCPError, ErrorCode, Result};
