@@ -6,3 +6,10 @@ pub mod model;
 pub mod action;
 
 pub use error::{DWCPError, ErrorCode, Result};
+pub use model::{
+    Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus,
+    LostEvents, MigrationBytes, MigrationMode, MigrationOptions, MigrationPlan, MigrationState,
+    MigrationStatus, Misfit, NetworkConfig, NetworkInterface, NetworkMode, NodeCapabilities,
+    NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,
+    Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent, VMEventType, VMMetrics, VMState,
+};
