@@ -5,6 +5,7 @@ pub mod model;
 
 pub mod action;
 
+pub use action::{Action, Item, Outcome, Role, Subscription};
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
     Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus,
