@@ -4,3 +4,13 @@ pub mod error;
 pub mod model;
 
 pub mod action;
+
+pub use action::{Action, Item, Outcome, Role, Subscription};
+pub use error::{DWCPError, ErrorCode, Result};
+pub use model::{
+    Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus,
+    LostEvents, MigrationBytes, MigrationMode, MigrationOptions, MigrationPlan, MigrationState,
+    MigrationStatus, Misfit, NetworkConfig, NetworkInterface, NetworkMode, NodeCapabilities,
+    NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,
+    Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent, VMEventType, VMMetrics, VMState,
+};

@@ -1,0 +1,107 @@
+//! Points in time, to the microsecond.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::names::quote;
+use crate::error::{DWCPError, Result};
+
+/// A point in time: microseconds since 1970-01-01T00:00:00 UTC, leap seconds not counted.
+///
+/// Text and JSON are `YYYY-MM-DDThh:mm:ss.ffffff+00:00`; any RFC 3339 text is read. The range is
+/// that of the SDKs' languages, the years 1 to 9999; what lies outside is moved to its end.
+///
+/// # Examples
+///
+/// ```
+/// use dwcp::Timestamp;
+///
+/// let then = Timestamp::from_unix_micros(1_700_000_000_250_000);
+/// assert_eq!(then.to_string(), "2023-11-14T22:13:20.250000+00:00");
+/// assert_eq!("2023-11-14T23:13:20.25+01:00".parse::<Timestamp>()?, then);
+/// # Ok::<(), dwcp::DWCPError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// 0001-01-01T00:00:00, the first moment that every SDK's language can hold.
+    pub const MIN: Timestamp = Timestamp(-62_135_596_800_000_000);
+    /// The last moment of the calendar library, a day before the year 10000.
+    pub const MAX: Timestamp = Timestamp(253_402_207_200_999_999);
+
+    /// The present time of this host's clock.
+    #[must_use]
+    pub fn now() -> Timestamp {
+        Timestamp::from_unix_micros(jiff::Timestamp::now().as_microsecond())
+    }
+
+    /// The time this many microseconds after (or, negative, before) the epoch.
+    #[must_use]
+    pub const fn from_unix_micros(micros: i64) -> Timestamp {
+        if micros < Self::MIN.0 {
+            Self::MIN
+        } else if micros > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Timestamp(micros)
+        }
+    }
+
+    /// Microseconds since the epoch.
+    #[must_use]
+    pub const fn as_unix_micros(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = jiff::Timestamp::from_microsecond(self.0).map_err(|_| fmt::Error)?;
+        let time = jiff::tz::Offset::UTC.to_datetime(time);
+        let text = format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
+            time.year(),
+            time.month(),
+            time.day(),
+            time.hour(),
+            time.minute(),
+            time.second(),
+            time.subsec_nanosecond() / 1_000,
+        );
+        f.pad(&text)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = DWCPError;
+
+    /// Reads RFC 3339 text; parts of a microsecond are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`] naming the text.
+    fn from_str(text: &str) -> Result<Self> {
+        let time: jiff::Timestamp = text.parse().map_err(|_| {
+            DWCPError::Config(format!("timestamp {} is not RFC 3339 text", quote(text)))
+        })?;
+        Ok(Timestamp::from_unix_micros(time.as_microsecond()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|error: DWCPError| D::Error::custom(error.message()))
+    }
+}
