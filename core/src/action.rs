@@ -11,51 +11,41 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::error::Result;
+use crate::model::limits::CONSOLE_WRITE_MAX;
+use crate::model::names::words;
+use crate::model::validate;
 use crate::model::{
     Filters, GuestReport, Health, MigrationOptions, MigrationPlan, MigrationStatus, NodeInfo,
     Snapshot, SnapshotOptions, StopOptions, VM, VMConfig, VMEvent, VMMetrics, VMState,
 };
 
-/// What a credential allows.
-///
-/// `Admin` may what `Operator` may, and that what `Viewer` may. `Node` stands apart: it is for
-/// peers, serves the node-to-node operations of a migration only, and no action here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Reads and watches.
-    Viewer,
-    /// Also lives the lifecycle of VMs, migrates, takes snapshots.
-    Operator,
-    /// Also manages keys and the node, and decides what nobody else can.
-    Admin,
-    /// A peer, during a migration.
-    Node,
+words! {
+    /// What a credential allows.
+    ///
+    /// `Admin` may what `Operator` may, and that what `Viewer` may. `Node` stands apart: it is for
+    /// peers, serves the node-to-node operations of a migration only, and no action here.
+    pub enum Role as "role" {
+        /// Reads and watches.
+        Viewer = "viewer",
+        /// Also lives the lifecycle of VMs, migrates, takes snapshots.
+        Operator = "operator",
+        /// Also manages keys and the node, and decides what nobody else can.
+        Admin = "admin",
+        /// A peer, during a migration.
+        Node = "node",
+    }
 }
 
 impl Role {
-    /// Every role.
-    pub const ALL: &'static [Role] = &[Role::Viewer, Role::Operator, Role::Admin, Role::Node];
-
     /// Whether a credential with this role may do what requires `required`.
     #[must_use]
     pub const fn allows(self, required: Role) -> bool {
         match (self, required) {
             (Role::Node, Role::Node) => true,
             (Role::Node, _) | (_, Role::Node) => false,
-            (Role::Admin, _) | (_, Role::Viewer) => true,
-            (Role::Operator, Role::Operator) => true,
+            (Role::Admin, _) | (_, Role::Viewer) | (Role::Operator, Role::Operator) => true,
             _ => false,
-        }
-    }
-
-    /// The word that stands for this role in configuration and text.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-            Role::Node => "node",
         }
     }
 }
@@ -340,6 +330,65 @@ impl Action {
         }
     }
 
+    /// Checks all that the caller wrote, before anything is looked up or done.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`](crate::DWCPError::Config) for the first field with a value that is
+    /// never allowed; the text starts with the field's name.
+    pub fn validate(&self) -> Result<()> {
+        if let Some(vm_id) = self.vm_id() {
+            validate::id("vm_id", vm_id)?;
+        }
+        if let Some(key) = self.key() {
+            validate::key(key)?;
+        }
+        match self {
+            Action::Create { config, .. } => config.validate(),
+            Action::Update {
+                labels,
+                annotations,
+                ..
+            } => {
+                labels
+                    .as_ref()
+                    .map_or(Ok(()), |labels| validate::labels("labels", labels))?;
+                annotations.as_ref().map_or(Ok(()), |annotations| {
+                    validate::annotations("annotations", annotations)
+                })
+            }
+            Action::List { filters } => validate::filters(filters),
+            Action::Migrate {
+                target_node,
+                options,
+                ..
+            }
+            | Action::PlanMigration {
+                target_node,
+                options,
+                ..
+            } => {
+                validate::name("target_node", target_node)?;
+                options.validate()
+            }
+            Action::MigrationStatus { migration_id }
+            | Action::CancelMigration { migration_id }
+            | Action::ResolveMigration { migration_id, .. } => {
+                validate::id("migration_id", migration_id)
+            }
+            Action::Snapshot { name, options, .. } => {
+                validate::name("name", name)?;
+                options.validate()
+            }
+            Action::RestoreSnapshot { snapshot_id, .. }
+            | Action::DeleteSnapshot { snapshot_id } => validate::id("snapshot_id", snapshot_id),
+            Action::ConsoleWrite { data, .. } if data.len() > CONSOLE_WRITE_MAX => {
+                validate::too_long("data", CONSOLE_WRITE_MAX)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it changes nothing, so that it can be repeated when the answer was lost.
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
@@ -441,6 +490,25 @@ pub enum Subscription {
 }
 
 impl Subscription {
+    /// Checks all that the caller wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`](crate::DWCPError::Config), starting with the field's name.
+    pub fn validate(&self) -> Result<()> {
+        if let Some(vm_id) = self.vm_id() {
+            validate::id("vm_id", vm_id)?;
+        }
+        match self {
+            Subscription::Watch { filters, .. } => validate::filters(filters),
+            Subscription::Metrics { interval, .. } => validate::interval(*interval),
+            Subscription::MigrationProgress { migration_id } => {
+                validate::id("migration_id", migration_id)
+            }
+            Subscription::Console { .. } => Ok(()),
+        }
+    }
+
     /// Its name on the wire, in logs and errors.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -487,3 +555,6 @@ pub enum Item {
     /// Bytes a VM printed.
     Console(Bytes),
 }
+
+#[cfg(test)]
+mod tests;

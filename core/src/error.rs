@@ -145,6 +145,45 @@ impl fmt::Display for ErrorCode {
 /// assert_eq!(error.to_string(), "vm not found: web-1");
 /// assert!(!error.is_retryable());
 /// ```
+///
+/// A circuit breaker that fails in this type:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use dwcp::{DWCPError, Result};
+///
+/// struct CircuitBreaker {
+///     failures: AtomicU32,
+///     threshold: u32,
+/// }
+///
+/// impl CircuitBreaker {
+///     async fn call<T, F>(&self, f: F) -> Result<T>
+///     where
+///         F: Future<Output = Result<T>>,
+///     {
+///         if self.failures.load(Ordering::Relaxed) >= self.threshold {
+///             return Err(DWCPError::Other("Circuit breaker open".into()));
+///         }
+///         match f.await {
+///             Ok(result) => {
+///                 self.failures.store(0, Ordering::Relaxed);
+///                 Ok(result)
+///             }
+///             Err(e) => {
+///                 self.failures.fetch_add(1, Ordering::Relaxed);
+///                 Err(e)
+///             }
+///         }
+///     }
+/// }
+/// # let breaker = CircuitBreaker { failures: AtomicU32::new(3), threshold: 3 };
+/// # let call = breaker.call(async { Ok(()) });
+/// # let error = tokio::runtime::Builder::new_current_thread().build()?.block_on(call);
+/// # assert_eq!(error, Err(DWCPError::Other("Circuit breaker open".into())));
+/// # Ok::<(), DWCPError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DWCPError {
@@ -306,5 +345,119 @@ impl From<std::io::Error> for DWCPError {
 impl From<serde_json::Error> for DWCPError {
     fn from(error: serde_json::Error) -> Self {
         Self::Serialization(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every variant, around the same text, and what it prints before it.
+    fn every_variant() -> Vec<(DWCPError, &'static str)> {
+        let text = || "web-1".to_owned();
+        vec![
+            (DWCPError::Connection(text()), "connection: "),
+            (DWCPError::Authentication(text()), "authentication failed: "),
+            (DWCPError::PermissionDenied(text()), "permission denied: "),
+            (DWCPError::VMNotFound(text()), "vm not found: "),
+            (DWCPError::NotFound(text()), "not found: "),
+            (DWCPError::AlreadyExists(text()), "already exists: "),
+            (DWCPError::Timeout(text()), "timed out: "),
+            (DWCPError::Cancelled(text()), "cancelled: "),
+            (DWCPError::Unavailable(text()), "unavailable: "),
+            (DWCPError::InvalidOperation(text()), "invalid operation: "),
+            (DWCPError::Config(text()), "invalid config: "),
+            (DWCPError::Unsupported(text()), "unsupported: "),
+            (DWCPError::ResourceLimit(text()), "resource limit: "),
+            (DWCPError::Migration(text()), "migration: "),
+            (DWCPError::Snapshot(text()), "snapshot: "),
+            (DWCPError::Protocol(text()), "protocol violation: "),
+            (DWCPError::Internal(text()), "internal error: "),
+            (DWCPError::Io(text()), "i/o: "),
+            (DWCPError::Serialization(text()), "serialization: "),
+            (DWCPError::Other(text()), ""),
+        ]
+    }
+
+    #[test]
+    fn every_variant_prints_what_it_concerns() {
+        for (error, prefix) in every_variant() {
+            let printed = error.to_string();
+            assert_eq!(printed, format!("{prefix}web-1"), "{error:?}");
+            assert_eq!(printed, printed.to_lowercase());
+            assert!(!printed.ends_with('.'));
+            assert_eq!(error.message(), "web-1");
+        }
+    }
+
+    #[test]
+    fn a_code_gives_the_variant_that_gives_the_code() {
+        for &code in ErrorCode::ALL {
+            let error = DWCPError::from_code(code, "x");
+            assert_eq!(error.code(), Some(code));
+            assert_eq!(error, DWCPError::from_number(code.number(), "x"));
+            assert_eq!(ErrorCode::from_number(code.number()), Some(code));
+            assert_eq!(ErrorCode::from_name(code.name()), Some(code));
+            assert_eq!(error.http_status(), code.http_status());
+            assert_eq!(error.is_retryable(), code.is_retryable());
+        }
+        let with_code = every_variant()
+            .iter()
+            .filter(|(error, _)| error.code().is_some())
+            .count();
+        assert_eq!(with_code, ErrorCode::ALL.len(), "one variant for each code");
+    }
+
+    #[test]
+    fn the_table_is_that_of_the_protocol() {
+        let rows: Vec<String> = ErrorCode::ALL
+            .iter()
+            .map(|code| format!("{code} {} {}", code.http_status(), code.is_retryable()))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "0x1000 auth 401 false",
+                "0x1001 invalid_message 500 false",
+                "0x1002 vm_not_found 404 false",
+                "0x1003 resource_limit 429 true",
+                "0x1004 migration 500 false",
+                "0x1005 invalid_operation 400 false",
+                "0x1006 timeout 504 true",
+                "0x1007 snapshot 500 false",
+                "0x1008 invalid_config 400 false",
+                "0x1009 unsupported 501 false",
+                "0x100a already_exists 409 false",
+                "0x100b not_found 404 false",
+                "0x100c unavailable 503 true",
+                "0x100d cancelled 499 false",
+                "0x100e permission_denied 403 false",
+                "0x10ff internal 500 false",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_code_of_a_newer_node_is_kept_in_the_text() {
+        let error = DWCPError::from_number(0x10aa, "too novel");
+        assert_eq!(error, DWCPError::Other("error 0x10aa: too novel".into()));
+        assert_eq!(ErrorCode::from_number(0x10aa), None);
+    }
+
+    #[test]
+    fn local_errors_have_no_code() {
+        let lost = DWCPError::Connection("reset".into());
+        assert_eq!(
+            (lost.code(), lost.is_retryable(), lost.http_status()),
+            (None, true, 502)
+        );
+        let io = DWCPError::from(std::io::Error::other("disk on fire"));
+        assert_eq!(io, DWCPError::Io("disk on fire".into()));
+        assert_eq!(
+            (io.code(), io.is_retryable(), io.http_status()),
+            (None, false, 500)
+        );
+        let json = DWCPError::from(serde_json::from_str::<u8>("{").unwrap_err());
+        assert!(matches!(json, DWCPError::Serialization(_)), "{json:?}");
     }
 }

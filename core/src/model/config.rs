@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::builder::VMConfigBuilder;
-use super::keys::{keyed, known_only};
+use super::keys::{add_camel_case, keyed, known_only};
 use super::limits::{CPUS_DEFAULT, IMAGE_DEFAULT, MEMORY_DEFAULT};
 use super::network::{NetworkConfig, NetworkInterface};
 use super::node::NodeCapabilities;
@@ -179,6 +179,31 @@ impl VMConfig {
     ///
     /// [`DWCPError::Config`] for the first field with a value that no node accepts; the text starts
     /// with the field's name.
+    ///
+    /// # Examples
+    ///
+    /// A program adds its own rules in the same form:
+    ///
+    /// ```
+    /// use dwcp::{DWCPError, Result, VMConfig};
+    ///
+    /// fn validate_vm_config(config: &VMConfig) -> Result<()> {
+    ///     if config.memory < 512 * 1024 * 1024 {
+    ///         return Err(DWCPError::Config("Memory must be at least 512MB".into()));
+    ///     }
+    ///     if config.cpus == 0 || config.cpus > 128 {
+    ///         return Err(DWCPError::Config("CPUs must be between 1 and 128".into()));
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// let config = VMConfig { name: "web".into(), cpus: 200, ..VMConfig::default() };
+    /// assert!(validate_vm_config(&config).is_err());
+    /// assert_eq!(
+    ///     config.validate(),
+    ///     Err(DWCPError::Config("cpus: must be 1 to 128, not 200".into())),
+    /// );
+    /// ```
     pub fn validate(&self) -> Result<()> {
         super::validate::config(self)
     }
@@ -284,6 +309,24 @@ impl VMConfig {
         .filter_map(|(field, asked, supported)| asked.then_some((field, supported)))
     }
 
+    /// Its JSON with every key in both cases, for clients of the base profile that read either.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Serialization`], which no config is known to cause.
+    pub fn to_value_in_both_cases(&self) -> Result<Value> {
+        let mut value = serde_json::to_value(self)?;
+        for_parts(
+            &mut value,
+            add_camel_case::<NetworkConfig>,
+            add_camel_case::<NetworkInterface>,
+            add_camel_case::<Affinity>,
+        );
+        // Last, so that the copies have the copies in them.
+        add_camel_case::<VMConfig>(&mut value);
+        Ok(value)
+    }
+
     /// Reads the config in a node's reply: fields of newer nodes are dropped.
     pub(crate) fn deserialize_reply<'de, D>(deserializer: D) -> Result<VMConfig, D::Error>
     where
@@ -291,21 +334,33 @@ impl VMConfig {
     {
         let mut value = <Value as serde::Deserialize>::deserialize(deserializer)?;
         known_only::<VMConfig>(&mut value);
-        if let Some(network) = value.get_mut("network") {
-            known_only::<NetworkConfig>(network);
-            for nic in network
-                .get_mut("interfaces")
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten()
-            {
-                known_only::<NetworkInterface>(nic);
-            }
-        }
-        if let Some(affinity) = value.get_mut("affinity") {
-            known_only::<Affinity>(affinity);
-        }
+        for_parts(
+            &mut value,
+            known_only::<NetworkConfig>,
+            known_only::<NetworkInterface>,
+            known_only::<Affinity>,
+        );
         serde_json::from_value(value).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Applies a function to each object inside a config's JSON.
+fn for_parts(
+    value: &mut Value,
+    network: fn(&mut Value),
+    nic: fn(&mut Value),
+    affinity: fn(&mut Value),
+) {
+    if let Some(part) = value.get_mut("network") {
+        network(part);
+        part.get_mut("interfaces")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+            .for_each(nic);
+    }
+    if let Some(part) = value.get_mut("affinity") {
+        affinity(part);
     }
 }
 
@@ -321,3 +376,6 @@ fn zero_is_default(config: &mut VMConfig) {
         config.image = IMAGE_DEFAULT.to_owned();
     }
 }
+
+#[cfg(test)]
+mod tests;

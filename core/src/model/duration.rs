@@ -177,3 +177,101 @@ pub(crate) fn serialize_option<S: Serializer>(
 ) -> Result<S::Ok, S::Error> {
     duration.map(DurationText).serialize(serializer)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_clients_send() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0s", 0),
+            ("500ms", 500_000_000),
+            ("1.5s", 1_500_000_000),
+            (".5s", 500_000_000),
+            ("5.s", 5_000_000_000),
+            ("5m", 300_000_000_000),
+            ("1h30m0s", 5_400_000_000_000),
+            ("1h15m30.918273645s", 4_530_918_273_645),
+            ("100\u{b5}s", 100_000),
+            ("100\u{3bc}s", 100_000),
+            ("100us", 100_000),
+            ("7ns", 7),
+            ("1.9ns", 1),
+            ("0.000000000001h", 3),
+            ("0.333333333333333333333h", 1_199_999_999_999),
+        ] {
+            assert_eq!(parse(text).unwrap(), Duration::from_nanos(nanos), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest_by_name() {
+        for text in [
+            "",
+            " ",
+            "5",
+            "s",
+            ".",
+            ".s",
+            "-5s",
+            "+5s",
+            "5 s",
+            " 5s",
+            "5s ",
+            "5x",
+            "5d",
+            "5S",
+            "1e3s",
+            "1..5s",
+            "1.5.5s",
+            "5\u{665}s",
+            "inf",
+            "99999999999999999999h",
+            "18446744073709551615s1h",
+            "\u{b5}s",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(matches!(error, DWCPError::Config(_)), "{error:?}");
+            assert!(
+                error.message().starts_with(&format!("duration {text:?}: ")),
+                "{error}"
+            );
+        }
+        let long = format!("{}s", "1".repeat(100));
+        assert!(parse(&long).unwrap_err().message().ends_with("too long"));
+    }
+
+    #[test]
+    fn writes_what_go_writes() {
+        for (duration, text) in [
+            (Duration::ZERO, "0s"),
+            (Duration::from_nanos(1), "1ns"),
+            (Duration::from_nanos(1_100), "1.1µs"),
+            (Duration::from_micros(100), "100µs"),
+            (Duration::from_micros(2_200), "2.2ms"),
+            (Duration::from_millis(3_300), "3.3s"),
+            (Duration::from_secs(300), "5m0s"),
+            (Duration::from_secs(5_400), "1h30m0s"),
+            (Duration::MAX, "5124095576030431h0m15.999999999s"),
+        ] {
+            assert_eq!(format(duration), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(secs: u64, shift in 0_u32..64, nanos in 0_u32..1_000_000_000) {
+            let duration = Duration::new(secs >> shift, nanos);
+            prop_assert_eq!(parse(&format(duration)).unwrap(), duration);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[0-9.hmsnuµ]{0,70}|.*") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -144,3 +144,87 @@ impl<K: Into<String>, V: Into<String>> From<Vec<(K, V)>> for Filters {
         pairs.into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{VMConfig, VMState};
+
+    fn vm() -> VM {
+        let config = VMConfig::builder()
+            .name("web")
+            .label("env", "prod")
+            .label("tier", "1")
+            .build()
+            .unwrap();
+        VM {
+            state: VMState::Running,
+            ..VM::new("id", "node-01", config)
+        }
+    }
+
+    #[test]
+    fn all_have_to_match() {
+        let cases: &[(&[(&str, &str)], bool)] = &[
+            (&[], true),
+            (&[("name", "web")], true),
+            (&[("name", "we")], false),
+            (&[("state", "running")], true),
+            (&[("state", "paused")], false),
+            (&[("node", "node-01")], true),
+            (&[("node", "node-02")], false),
+            (&[("image", "dwcp/pulse")], true),
+            (&[("image", "other")], false),
+            (&[("env", "prod")], true),
+            (&[("env", "prod"), ("tier", "1")], true),
+            (&[("env", "prod"), ("tier", "2")], false),
+            (&[("env", "prod"), ("name", "db")], false),
+            (&[("owner", "")], false),
+            (&[("id", "id")], false),
+        ];
+        for (pairs, matches) in cases {
+            assert_eq!(Filters::from(*pairs).matches(&vm()), *matches, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn the_updated_labels_count() {
+        let mut vm = vm();
+        vm.labels.insert("env".into(), "test".into());
+        assert!(Filters::from([("env", "test")]).matches(&vm));
+        assert!(!Filters::from([("env", "prod")]).matches(&vm));
+    }
+
+    #[test]
+    fn made_from_whatever_callers_have() {
+        let want = Filters::new().with("env", "prod");
+        assert_eq!(Filters::from(()), Filters::new());
+        assert_eq!(Filters::from([("env", "prod")]), want);
+        assert_eq!(
+            Filters::from(vec![("env".to_owned(), "prod".to_owned())]),
+            want
+        );
+        assert_eq!(Filters::from(&[("env", "prod")][..]), want);
+        assert_eq!(Filters::from(BTreeMap::from([("env", "prod")])), want);
+        let map = HashMap::from([("env".to_owned(), "prod".to_owned())]);
+        assert_eq!(Filters::from(&map), want);
+        assert_eq!(Filters::from(Some(map.clone())), want);
+        assert_eq!(Filters::from(map), want);
+        assert_eq!(
+            Filters::from(None::<HashMap<String, String>>),
+            Filters::new()
+        );
+        assert_eq!(Filters::from(&want), want);
+    }
+
+    #[test]
+    fn json_is_a_plain_map() {
+        let filters = Filters::new().with("env", "prod");
+        let json = serde_json::to_string(&filters).unwrap();
+        assert_eq!(json, r#"{"env":"prod"}"#);
+        assert_eq!(serde_json::from_str::<Filters>(&json).unwrap(), filters);
+        // `null` is read as an option.
+        let none = serde_json::from_str::<Option<Filters>>("null").unwrap();
+        assert_eq!(Filters::from(none), Filters::new());
+    }
+}

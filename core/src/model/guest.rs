@@ -32,6 +32,7 @@ pub struct GuestReport {
     /// Longest silence between two beats of vCPU 0 since the previous `verify`, in microseconds.
     pub longest_beat_gap_us: u64,
     /// Pages of 4 KiB the working load writes per second.
+    #[serde(deserialize_with = "super::keys::number")]
     pub pages_written_per_second: f64,
     /// When the report was made.
     pub timestamp: Timestamp,

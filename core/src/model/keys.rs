@@ -10,6 +10,8 @@ use serde_json::Value;
 pub(crate) trait Keyed {
     /// The snake-case keys.
     const KEYS: &'static [&'static str];
+    /// The snake-case keys with their camel-case spellings, the usual one first.
+    const ALIASES: &'static [(&'static str, &'static [&'static str])];
 }
 
 /// Implements `Deserialize` for a struct with `Default`.
@@ -26,6 +28,8 @@ macro_rules! keyed {
     ) => {
         impl $crate::model::keys::Keyed for $name {
             const KEYS: &'static [&'static str] = &[$( $key, )+];
+            const ALIASES: &'static [(&'static str, &'static [&'static str])] =
+                &[$( ($key, &[$( $alias, )*]), )+];
         }
 
         impl<'de> serde::Deserialize<'de> for $name {
@@ -85,12 +89,11 @@ where
     map.next_value::<Option<T>>().map_err(|error| {
         let text = error.to_string();
         // A nested field has already put its own name in front: make a path of the two.
-        let nested = text.split_once(": ").is_some_and(|(path, _)| {
-            !path.is_empty()
-                && path
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b"_.[]0123456789".contains(&b))
-        });
+        let is_path = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
+        let nested = text.split_once(": ").is_some_and(|(path, _)| is_path(path));
         let join = if nested { "." } else { ": " };
         A::Error::custom(format_args!("{key}{join}{text}"))
     })
@@ -122,4 +125,20 @@ pub(crate) fn known_only<T: Keyed>(value: &mut Value) {
     if let Value::Object(object) = value {
         object.retain(|key, _| T::KEYS.contains(&key.as_str()));
     }
+}
+
+/// Copies what an object has under snake-case keys to the usual camel-case keys.
+pub(crate) fn add_camel_case<T: Keyed>(value: &mut Value) {
+    if let Value::Object(object) = value {
+        for (key, aliases) in T::ALIASES {
+            if let (Some(alias), Some(value)) = (aliases.first(), object.get(*key).cloned()) {
+                object.insert((*alias).to_owned(), value);
+            }
+        }
+    }
+}
+
+/// Reads a number of a reply; `null`, which is how JSON writes what is not a number, is 0.
+pub(crate) fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(<Option<f64> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or_default())
 }

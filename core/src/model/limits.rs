@@ -74,3 +74,15 @@ pub const PARALLEL_DEFAULT: u32 = 4;
 pub const PARALLEL_MAX: u32 = 64;
 /// Longest time-out of a migration, in seconds: seven days.
 pub const TIMEOUT_MAX_SECS: u64 = 7 * 86_400;
+
+/// Longest id in bytes. Ids are UUIDs of 36; no longer text can name anything.
+pub const ID_LEN_MAX: usize = 128;
+/// Longest idempotency key in bytes: it is stored for every request that carries one.
+pub const KEY_LEN_MAX: usize = 128;
+/// Most filters of one list or watch: a VM has no more labels.
+pub const FILTERS_MAX: usize = LABELS_MAX + 4;
+/// Least time between two figures of a stream, in milliseconds: below it reading them would be a
+/// load of its own.
+pub const METRICS_INTERVAL_MIN_MS: u64 = 1;
+/// Most bytes typed on a console at once.
+pub const CONSOLE_WRITE_MAX: usize = 64 << 10;

@@ -10,6 +10,7 @@ use super::timestamp::Timestamp;
 #[non_exhaustive]
 pub struct VMMetrics {
     /// Mean CPU use over the window, in percent of one CPU: 0 to 100 × vCPUs.
+    #[serde(deserialize_with = "super::keys::number")]
     pub cpu_usage: f64,
     /// Guest memory in use, in bytes.
     pub memory_used: u64,

@@ -240,6 +240,7 @@ pub struct MigrationStatus {
     /// How far it is.
     pub state: MigrationState,
     /// Share of the work that is done, 0 to 100.
+    #[serde(deserialize_with = "super::keys::number")]
     pub progress: f64,
     /// Bytes to be sent, as far as it is known now.
     pub bytes_total: u64,
@@ -264,6 +265,7 @@ pub struct MigrationStatus {
     /// The rounds that were sent.
     pub rounds: Vec<RoundReport>,
     /// Pages of 4 KiB the guest writes per second, lately.
+    #[serde(deserialize_with = "super::keys::number")]
     pub dirty_rate: f64,
     /// Downtime in microseconds, were the switch made now.
     pub expected_downtime_us: u64,
@@ -293,4 +295,187 @@ impl MigrationStatus {
         "bytes",
         "channels",
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_sdks() {
+        let value = serde_json::to_value(MigrationOptions::default()).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "live": true, "offline": false, "max_downtime": 500, "bandwidth": 0,
+                "compression": true, "auto_converge": true, "post_copy": false, "parallel": 4,
+                "verify_checksum": true, "encrypt_transport": true,
+                "timeout": null, "on_timeout": "cancel", "with_disks": false, "same_host": "auto",
+            })
+        );
+        for value in [json!(null), json!({}), value] {
+            assert_eq!(
+                MigrationOptions::from_value(value),
+                Ok(MigrationOptions::default())
+            );
+        }
+    }
+
+    #[test]
+    fn both_cases_are_read() {
+        let snake = json!({
+            "live": false, "offline": false, "max_downtime": 20, "bandwidth": 1, "compression": false,
+            "auto_converge": false, "post_copy": true, "parallel": 2, "verify_checksum": false,
+            "encrypt_transport": false, "timeout": "1m30s", "on_timeout": "ignore",
+            "with_disks": true, "same_host": "never",
+        });
+        let camel = json!({
+            "live": false, "offline": false, "maxDowntime": 20, "bandwidth": 1, "compression": false,
+            "autoConverge": false, "postCopy": true, "parallel": 2, "verifyChecksum": false,
+            "encryptTransport": false, "timeout": "1m30s", "onTimeout": "ignore",
+            "withDisks": true, "sameHost": "never",
+        });
+        let options = MigrationOptions::from_value(snake).unwrap();
+        assert_eq!(MigrationOptions::from_value(camel).unwrap(), options);
+        assert_eq!(options.timeout, Some(Duration::from_secs(90)));
+        let written = serde_json::to_value(&options).unwrap();
+        assert_eq!(written["timeout"], "1m30s");
+        assert_eq!(MigrationOptions::from_value(written).unwrap(), options);
+    }
+
+    #[test]
+    fn zero_is_the_default() {
+        let zeros = json!({"max_downtime": 0, "parallel": 0, "bandwidth": 0, "timeout": "0"});
+        let options = MigrationOptions::from_value(zeros).unwrap();
+        assert_eq!(options.downtime_limit(), Duration::from_millis(500));
+        assert_eq!((options.channels(), options.time_limit()), (4, None));
+        let some = MigrationOptions {
+            max_downtime: 7,
+            parallel: 9,
+            ..Default::default()
+        };
+        assert_eq!(
+            (some.downtime_limit(), some.channels()),
+            (Duration::from_millis(7), 9)
+        );
+    }
+
+    #[test]
+    fn errors_start_with_the_field() {
+        for (value, expected) in [
+            (
+                json!({"max_downtime": 3_600_001}),
+                "max_downtime: must be at most 3600000, not 3600001",
+            ),
+            (
+                json!({"parallel": 65}),
+                "parallel: must be at most 64, not 65",
+            ),
+            (
+                json!({"parallel": -1}),
+                "parallel: invalid value: integer `-1`, expected u32",
+            ),
+            (
+                json!({"timeout": "200h"}),
+                "timeout: must be at most 7 days",
+            ),
+            (
+                json!({"timeout": "soon"}),
+                "timeout: duration \"soon\": expected a number",
+            ),
+            (
+                json!({"timeout": 5}),
+                "timeout: invalid type: integer `5`, expected a string",
+            ),
+            (
+                json!({"onTimeout": "panic"}),
+                "on_timeout: unknown on_timeout \"panic\", must be one of cancel, ignore",
+            ),
+            (
+                json!({"offline": true, "post_copy": true}),
+                "post_copy: must be false where offline is true",
+            ),
+            (
+                json!({"offline": true, "same_host": "require"}),
+                "same_host: must not be require where offline is true",
+            ),
+            (json!({"speed": 1}), "speed: unknown field"),
+        ] {
+            let error = MigrationOptions::from_value(value).unwrap_err();
+            assert_eq!(error, DWCPError::Config(expected.into()));
+        }
+    }
+
+    #[test]
+    fn a_status_survives_json_and_the_base_profile_is_enough() {
+        let full = MigrationStatus {
+            id: "m".into(),
+            state: MigrationState::Completed,
+            progress: 100.0,
+            completed_at: Some(Timestamp::from_unix_micros(5)),
+            error: Some("x".into()),
+            mode: MigrationMode::Postcopy,
+            rounds: vec![RoundReport {
+                round: 1,
+                pages: 7,
+                ..Default::default()
+            }],
+            breakdown: DowntimeBreakdown {
+                total_us: 900,
+                ..Default::default()
+            },
+            ..MigrationStatus::default()
+        };
+        let mut value = serde_json::to_value(&full).unwrap();
+        assert_eq!(value["downtime"], 0, "an integer");
+        assert_eq!(
+            serde_json::from_value::<MigrationStatus>(value.clone()).unwrap(),
+            full
+        );
+        for key in MigrationStatus::EXTENDED_KEYS {
+            assert!(
+                value.as_object_mut().unwrap().remove(*key).is_some(),
+                "{key}"
+            );
+        }
+        let keys: Vec<&str> = value
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let base = [
+            "bytes_sent",
+            "bytes_total",
+            "completed_at",
+            "downtime",
+            "error",
+            "id",
+            "progress",
+            "source_node",
+            "started_at",
+            "state",
+            "target_node",
+            "throughput",
+            "vm_id",
+        ];
+        assert_eq!(keys, base);
+        let read: MigrationStatus = serde_json::from_value(value).unwrap();
+        assert_eq!(
+            (read.id.as_str(), read.state),
+            ("m", MigrationState::Completed)
+        );
+    }
+
+    #[test]
+    fn three_states_are_the_end() {
+        use MigrationState::{Cancelled, Completed, Failed};
+        let ends: Vec<_> = MigrationState::ALL
+            .iter()
+            .filter(|state| state.is_terminal())
+            .collect();
+        assert_eq!(ends, [&Completed, &Failed, &Cancelled]);
+    }
 }

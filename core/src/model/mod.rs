@@ -18,14 +18,14 @@ mod keys;
 pub mod limits;
 mod metrics;
 mod migration;
-mod names;
+pub(crate) mod names;
 mod network;
 mod node;
 mod placement;
 mod report;
 mod snapshot;
 mod timestamp;
-mod validate;
+pub(crate) mod validate;
 mod vm;
 
 pub use builder::VMConfigBuilder;

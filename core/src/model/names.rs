@@ -64,14 +64,16 @@ macro_rules! words {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().or_else(|error: crate::error::DWCPError| {
-                    let _ = &error;
-                    $( return Ok($name::$other); )?
-                    #[allow(unreachable_code)]
-                    Err(serde::de::Error::custom(error.message()))
-                })
+                match text.as_ref() {
+                    $( $word => Ok($name::$variant), )+
+                    _other => $crate::model::names::words!(@unknown $what _other [$( $word, )+] $($name $other)?),
+                }
             }
         }
+    };
+    (@unknown $what:literal $text:ident $words:tt $name:ident $other:ident) => { Ok($name::$other) };
+    (@unknown $what:literal $text:ident $words:tt) => {
+        Err(serde::de::Error::custom($crate::model::names::unknown_word($what, $text, &$words)))
     };
 }
 pub(crate) use words;
@@ -99,4 +101,65 @@ pub(crate) fn unknown_word(what: &str, text: &str, known: &[&str]) -> String {
         quote(text),
         known.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quote;
+    use crate::model::{
+        HealthStatus, MigrationMode, MigrationState, NetworkMode, OnTimeout, SameHost, VMState,
+    };
+
+    /// Every word of an enum survives `Display`, `FromStr` and JSON.
+    fn survives<T>(all: &[T])
+    where
+        T: Copy + PartialEq + std::fmt::Debug + std::fmt::Display + std::str::FromStr,
+        T::Err: std::fmt::Debug,
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        for value in all {
+            let word = value.to_string();
+            assert_eq!(word, word.to_lowercase());
+            assert_eq!(word.parse::<T>().unwrap(), *value);
+            let json = serde_json::to_value(value).unwrap();
+            assert_eq!(json, word.as_str());
+            assert_eq!(serde_json::from_value::<T>(json).unwrap(), *value);
+        }
+    }
+
+    #[test]
+    fn every_word_survives_text_and_json() {
+        survives(VMState::ALL);
+        survives(MigrationState::ALL);
+        survives(MigrationMode::ALL);
+        survives(NetworkMode::ALL);
+        survives(OnTimeout::ALL);
+        survives(SameHost::ALL);
+        survives(HealthStatus::ALL);
+    }
+
+    #[test]
+    fn an_unknown_word_names_itself_and_the_known_ones() {
+        let error = "bridged".parse::<NetworkMode>().unwrap_err();
+        assert_eq!(
+            error.message(),
+            "unknown network mode \"bridged\", must be one of none, bridge, tap, nat"
+        );
+    }
+
+    #[test]
+    fn a_state_of_a_newer_node_is_unknown_but_not_one_that_was_typed() {
+        assert_eq!(
+            serde_json::from_str::<VMState>("\"dreaming\"").unwrap(),
+            VMState::Unknown
+        );
+        assert!("dreaming".parse::<VMState>().is_err());
+        assert!(serde_json::from_str::<MigrationState>("\"dreaming\"").is_err());
+    }
+
+    #[test]
+    fn quoted_text_is_short_and_on_one_line() {
+        assert_eq!(quote("a\nb"), r#""a\nb""#);
+        assert!(quote(&"é".repeat(10_000)).len() < 200);
+    }
 }

@@ -156,3 +156,31 @@ pub struct ClientMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_connected: Option<Timestamp>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_node_can_do_nothing_optional() {
+        let value = serde_json::to_value(NodeCapabilities::default()).unwrap();
+        let able = value.as_object().unwrap();
+        assert_eq!(able.len(), 18);
+        assert!(able.values().all(|able| able == false));
+    }
+
+    #[test]
+    fn the_replies_of_newer_and_older_nodes_are_read() {
+        let info: NodeInfo = serde_json::from_str(
+            r#"{"name":"n","uuid":"u","limits":{"max_frame":1,"max_fun":2},"capabilities":{"tpm":true,"gravity":true}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (info.name.as_str(), info.limits.max_frame, info.vms),
+            ("n", 1, 0)
+        );
+        assert!(info.capabilities.tpm && !info.capabilities.gpu);
+        let health: Health = serde_json::from_str(r#"{"status":"sleepy"}"#).unwrap();
+        assert_eq!(health.status, HealthStatus::Unknown);
+    }
+}

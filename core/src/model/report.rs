@@ -35,6 +35,7 @@ pub struct RoundReport {
     /// How long it took, in microseconds.
     pub duration_us: u64,
     /// Pages of 4 KiB the guest wrote per second meanwhile.
+    #[serde(deserialize_with = "super::keys::number")]
     pub dirty_pages_per_second: f64,
     /// Bytes sent per second.
     pub throughput: u64,
@@ -92,6 +93,7 @@ pub struct MigrationPlan {
     /// The way it would be done.
     pub mode: MigrationMode,
     /// Pages of 4 KiB the guest writes per second.
+    #[serde(deserialize_with = "super::keys::number")]
     pub dirty_rate: f64,
     /// Why the target cannot run the VM; empty if it can.
     pub misfits: Vec<Misfit>,
@@ -129,5 +131,32 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.name, self.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misfit_prints_its_name_and_what_is_missing() {
+        let misfit = Misfit::new("cpuid", "avx512f", "leaf 7 ebx bit 16 is not set here");
+        assert_eq!(
+            misfit.to_string(),
+            "avx512f: leaf 7 ebx bit 16 is not set here"
+        );
+    }
+
+    #[test]
+    fn a_plan_survives_json() {
+        let plan = MigrationPlan {
+            total_us: 5,
+            mode: MigrationMode::SameHost,
+            dirty_rate: 0.5,
+            misfits: vec![Misfit::new("a", "b", "c")],
+            ..MigrationPlan::default()
+        };
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<MigrationPlan>(&json).unwrap(), plan);
     }
 }

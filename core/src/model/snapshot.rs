@@ -99,3 +99,70 @@ impl Snapshot {
     /// The JSON keys that only the extended profile carries.
     pub const EXTENDED_KEYS: &'static [&'static str] = &["include_memory", "quiesced"];
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn options_are_read_in_both_cases() {
+        let default = SnapshotOptions::default();
+        assert_eq!(
+            serde_json::to_value(&default).unwrap(),
+            json!({"include_memory": true, "description": "", "quiesce": true})
+        );
+        for value in [
+            json!(null),
+            json!({}),
+            json!({"quiesce": null, "description": null}),
+        ] {
+            assert_eq!(SnapshotOptions::from_value(value), Ok(default.clone()));
+        }
+        for key in ["include_memory", "includeMemory"] {
+            let options = SnapshotOptions::from_value(json!({key: false})).unwrap();
+            assert_eq!(
+                options,
+                SnapshotOptions {
+                    include_memory: false,
+                    ..Default::default()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn errors_start_with_the_field() {
+        for (value, field) in [
+            (
+                json!({"description": "x".repeat(TEXT_LEN_MAX + 1)}),
+                "description",
+            ),
+            (json!({"quiesce": "yes"}), "quiesce"),
+            (json!({"depth": 1}), "depth"),
+        ] {
+            let error = SnapshotOptions::from_value(value).unwrap_err();
+            assert!(
+                error.message().starts_with(&format!("{field}: ")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_json() {
+        let snapshot = Snapshot {
+            id: "s".into(),
+            parent: Some("r".into()),
+            children: vec!["t".into()],
+            size: u64::MAX,
+            ..Snapshot::default()
+        };
+        let value = serde_json::to_value(&snapshot).unwrap();
+        assert_eq!(value["size"], u64::MAX);
+        assert_eq!(serde_json::from_value::<Snapshot>(value).unwrap(), snapshot);
+        let bare = serde_json::to_value(Snapshot::default()).unwrap();
+        assert!(bare.get("parent").is_none() && bare.get("children").is_none());
+    }
+}

@@ -31,7 +31,7 @@ impl Timestamp {
     /// 0001-01-01T00:00:00, the first moment that every SDK's language can hold.
     pub const MIN: Timestamp = Timestamp(-62_135_596_800_000_000);
     /// The last moment of the calendar library, a day before the year 10000.
-    pub const MAX: Timestamp = Timestamp(253_402_207_200_999_999);
+    pub const MAX: Timestamp = Timestamp(253_402_207_200_000_000);
 
     /// The present time of this host's clock.
     #[must_use]
@@ -103,5 +103,69 @@ impl<'de> Deserialize<'de> for Timestamp {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse()
             .map_err(|error: DWCPError| D::Error::custom(error.message()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_has_always_six_decimals_and_an_offset() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000+00:00"),
+            (1, "1970-01-01T00:00:00.000001+00:00"),
+            (-1, "1969-12-31T23:59:59.999999+00:00"),
+            (1_700_000_000_000_000, "2023-11-14T22:13:20.000000+00:00"),
+            (i64::MIN, "0001-01-01T00:00:00.000000+00:00"),
+            (i64::MAX, "9999-12-30T22:00:00.000000+00:00"),
+        ] {
+            assert_eq!(Timestamp::from_unix_micros(micros).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn reads_rfc_3339() {
+        let then = Timestamp::from_unix_micros(1_700_000_000_123_456);
+        for text in [
+            "2023-11-14T22:13:20.123456Z",
+            "2023-11-14T22:13:20.123456789Z",
+            "2023-11-14t22:13:20.123456z",
+            "2023-11-15T03:43:20.123456+05:30",
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap(), then, "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "2023-13-14T22:13:20Z",
+        ] {
+            let error = text.parse::<Timestamp>().unwrap_err();
+            assert!(error.message().contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn now_is_now() {
+        let now = Timestamp::now();
+        let system = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let apart = i128::from(now.as_unix_micros()) - i128::try_from(system.as_micros()).unwrap();
+        assert!(apart.abs() < 60_000_000, "{apart}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_survives_json(micros in Timestamp::MIN.0 - 9..=Timestamp::MAX.0 + 9) {
+            let time = Timestamp::from_unix_micros(micros);
+            let json = serde_json::to_string(&time).unwrap();
+            prop_assert_eq!(json.len(), 34);
+            prop_assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), time);
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::config::VMConfig;
+use super::filters::Filters;
 use super::limits::*;
 use super::names::quote;
 use super::network::{NetworkConfig, NetworkInterface, NetworkMode};
@@ -80,6 +82,43 @@ pub(crate) fn name(field: &str, name: &str) -> Result<()> {
         return wrong(
             field,
             format_args!("may have A–Z a–z 0–9 . _ - only, not {}", quote(name)),
+        );
+    }
+    Ok(())
+}
+
+/// Checks an id. Whether it names anything is another question.
+pub(crate) fn id(field: &str, id: &str) -> Result<()> {
+    if id.is_empty() {
+        return wrong(field, "must not be empty");
+    }
+    text(field, id, ID_LEN_MAX)
+}
+
+/// Checks an idempotency key.
+pub(crate) fn key(key: &str) -> Result<()> {
+    if key.is_empty() {
+        return wrong("key", "must not be empty");
+    }
+    text("key", key, KEY_LEN_MAX)
+}
+
+/// Checks the filters of a list or watch.
+pub(crate) fn filters(filters: &Filters) -> Result<()> {
+    count("filters", filters.iter().count(), FILTERS_MAX)?;
+    filters.iter().try_for_each(|(key, value)| {
+        text("filters", key, LABEL_KEY_LEN_MAX)?;
+        // The value may be that of a label, or an image.
+        text("filters", value, LABEL_VALUE_LEN_MAX.max(IMAGE_LEN_MAX))
+    })
+}
+
+/// Checks the time between two figures of a stream.
+pub(crate) fn interval(interval: Duration) -> Result<()> {
+    if interval < Duration::from_millis(METRICS_INTERVAL_MIN_MS) {
+        return wrong(
+            "interval",
+            format_args!("must be at least {METRICS_INTERVAL_MIN_MS}ms"),
         );
     }
     Ok(())

@@ -12,6 +12,25 @@ use super::timestamp::Timestamp;
 
 words! {
     /// What a VM is doing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dwcp::{VM, VMState};
+    ///
+    /// fn process_vm(vm: &VM) {
+    ///     match vm.state {
+    ///         VMState::Running => {
+    ///             println!("VM is running");
+    ///         }
+    ///         VMState::Stopped => {
+    ///             println!("VM is stopped");
+    ///         }
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # process_vm(&VM::default());
+    /// ```
     #[non_exhaustive]
     pub enum VMState as "VM state" {
         /// The state cannot be told: the VM's migration is unresolved, or a newer node reported a
@@ -148,5 +167,116 @@ impl StopOptions {
         } else {
             self.timeout.unwrap_or(Self::DEFAULT_TIMEOUT)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn vm() -> VM {
+        let config = VMConfig::builder()
+            .name("web")
+            .label("env", "prod")
+            .build()
+            .unwrap();
+        VM::new("id-1", "node-01", config)
+    }
+
+    #[test]
+    fn a_new_vm_has_what_its_config_says() {
+        let vm = vm();
+        assert_eq!((vm.name.as_str(), vm.node.as_str()), ("web", "node-01"));
+        assert_eq!(
+            (vm.state, &vm.labels),
+            (VMState::Creating, &vm.config.labels)
+        );
+        assert_eq!(vm.created_at, vm.updated_at);
+    }
+
+    #[test]
+    fn json_leaves_out_what_is_not_known() {
+        let value = serde_json::to_value(vm()).unwrap();
+        for key in ["started_at", "stopped_at", "metrics", "reason", "addresses"] {
+            assert!(value.get(key).is_none(), "{key}");
+        }
+        assert_eq!(value["state"], "creating");
+    }
+
+    #[test]
+    fn every_field_survives_json() {
+        let full = VM {
+            state: VMState::Failed,
+            started_at: Some(Timestamp::from_unix_micros(1)),
+            stopped_at: Some(Timestamp::from_unix_micros(2)),
+            metrics: Some(VMMetrics {
+                cpu_usage: 12.5,
+                steal_time_us: Some(1),
+                ..Default::default()
+            }),
+            reason: Some("triple fault".into()),
+            addresses: vec!["10.0.0.2".into()],
+            ..vm()
+        };
+        let value = serde_json::to_value(&full).unwrap();
+        for key in VM::EXTENDED_KEYS {
+            assert!(value.get(*key).is_some(), "{key}");
+        }
+        assert_eq!(serde_json::from_value::<VM>(value).unwrap(), full);
+    }
+
+    #[test]
+    fn the_reply_of_a_newer_node_is_read() {
+        let mut value = serde_json::to_value(vm()).unwrap();
+        value["mood"] = json!("good");
+        value["state"] = json!("dreaming");
+        value["config"]["colour"] = json!("red");
+        value["config"]["network"]["proxy"] = json!("here");
+        value["config"]["network"]["interfaces"] = json!([{"name": "eth0", "speed": 1}]);
+        value["config"]["affinity"] = json!({"required_nodes": ["n"], "forbidden_nodes": []});
+        let vm: VM = serde_json::from_value(value).unwrap();
+        assert_eq!(vm.state, VMState::Unknown);
+        assert_eq!(vm.config.network.interfaces[0].name, "eth0");
+        assert_eq!(vm.config.affinity.unwrap().required_nodes, ["n"]);
+    }
+
+    #[test]
+    fn a_config_in_both_cases_is_read() {
+        let mut value = serde_json::to_value(vm()).unwrap();
+        value["config"] = vm().config.to_value_in_both_cases().unwrap();
+        assert_eq!(
+            serde_json::from_value::<VM>(value).unwrap().config,
+            vm().config
+        );
+    }
+
+    #[test]
+    fn a_number_that_json_cannot_hold_does_not_spoil_the_reply() {
+        let metrics = VMMetrics {
+            cpu_usage: f64::NAN,
+            ..VMMetrics::default()
+        };
+        let text = serde_json::to_string(&metrics).unwrap();
+        assert_eq!(
+            serde_json::from_str::<VMMetrics>(&text).unwrap(),
+            VMMetrics::default()
+        );
+    }
+
+    #[test]
+    fn force_gives_the_guest_no_time() {
+        assert_eq!(
+            StopOptions::default().effective_timeout(),
+            Duration::from_secs(30)
+        );
+        assert_eq!(StopOptions::force().effective_timeout(), Duration::ZERO);
+        let timeout = Some(Duration::from_secs(5));
+        let options = StopOptions {
+            timeout,
+            ..StopOptions::default()
+        };
+        assert_eq!(options.effective_timeout(), Duration::from_secs(5));
     }
 }
