@@ -5,6 +5,15 @@ pub mod model;
 
 pub mod action;
 
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod guest;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod hypervisor;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod machine;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod memory;
+
 pub use action::{Action, Item, Outcome, Role, Subscription};
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
@@ -14,3 +23,6 @@ pub use model::{
     NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,
     Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent, VMEventType, VMMetrics, VMState,
 };
+
+#[cfg(test)]
+mod test_support;

@@ -1,0 +1,24 @@
+//! Guest memory: how it is laid out, what backs it, which of its pages changed.
+//!
+//! `layout` knows guest physical addresses, `mapping` owns the host memory, `ram` is one VM's
+//! memory (both together), `bitmap` and `dirty` track changed pages, `transfer` moves pages between
+//! memory and a socket without a copy in between, `scan` finds pages of zeros.
+//!
+//! Everything here counts in *RAM offsets*: the distance from the start of RAM, without the hole
+//! that devices leave below 4 GiB. Only `layout` turns them into guest physical addresses.
+#![allow(unsafe_code)]
+
+mod bitmap;
+mod dirty;
+mod layout;
+mod mapping;
+mod ram;
+mod scan;
+mod transfer;
+
+pub(crate) use bitmap::PageBitmap;
+pub(crate) use dirty::{DirtyLog, Harvester};
+pub(crate) use layout::{Layout, PAGE_SIZE, PageRange, RamRegion};
+pub(crate) use mapping::Backing;
+pub(crate) use ram::{GuestRam, Slot};
+pub(crate) use transfer::{receive_pages, send_pages};

@@ -1,0 +1,294 @@
+//! One VM's memory.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+use zerocopy::IntoBytes;
+
+use super::mapping::Mapping;
+use super::scan::is_zero_page;
+use super::{Backing, Layout, PAGE_SIZE, PageRange};
+use crate::error::{DWCPError, Result};
+
+/// A VM's memory: a layout, the host memory behind it, and the record of what this process wrote to
+/// it. Shared by everything that belongs to the VM; the host memory is unmapped with the last of them.
+#[derive(Debug)]
+pub(crate) struct GuestRam {
+    // Declared before `mapping`: these regions point into it and must go first.
+    memory: GuestMemoryMmap<AtomicBitmap>,
+    mapping: Mapping,
+    layout: Layout,
+    backing: Backing,
+}
+
+/// One contiguous piece of RAM as the hypervisor maps it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// Number of the slot, from 0.
+    pub(crate) index: u32,
+    /// Guest physical address of its first byte.
+    pub(crate) gpa: u64,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// Address of its first byte in this process.
+    pub(crate) host_address: u64,
+    /// Number of its first page, counted from the start of RAM.
+    pub(crate) first_page: u64,
+}
+
+impl Slot {
+    /// Its pages, counted from the start of RAM.
+    pub(crate) fn pages(&self) -> PageRange {
+        self.first_page..self.first_page + self.size / PAGE_SIZE
+    }
+}
+
+impl GuestRam {
+    /// Memory for a VM of `size` bytes, all zeros.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_config` for a size that is no layout, `resource_limit` when the host has no address
+    /// space or memory for it.
+    pub(crate) fn allocate(size: u64, backing: Backing) -> Result<Arc<Self>> {
+        let layout = Layout::new(size)?;
+        let refused = |e: &dyn std::fmt::Display| {
+            DWCPError::ResourceLimit(format!(
+                "memory: cannot map {size} bytes of guest memory: {e}"
+            ))
+        };
+        let len = usize::try_from(size).map_err(|e| refused(&e))?;
+        let mapping = Mapping::new(len, backing).map_err(|e| refused(&e))?;
+        let mut regions = Vec::new();
+        for region in layout.regions() {
+            let (offset, len) = byte_range(region.offset, region.size);
+            // SAFETY: `offset + len` is at most the mapping's length, by the layout of that size;
+            // the mapping outlives the region, for both are fields of the same value and the
+            // regions are declared, so dropped, first.
+            let pointer = unsafe { mapping.address().add(offset) };
+            let dirty = AtomicBitmap::new(len, PAGE_BYTES);
+            // SAFETY: as above: a part of a mapping that is present in this process.
+            let builder = unsafe {
+                MmapRegionBuilder::new_with_bitmap(len, dirty).with_raw_mmap_pointer(pointer)
+            };
+            let piece = builder
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .build()
+                .map_err(|e| refused(&e))?;
+            let piece = GuestRegionMmap::new(piece, GuestAddress(region.gpa))
+                .ok_or_else(|| refused(&"the address space ends"))?;
+            regions.push(piece);
+        }
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| refused(&e))?;
+        Ok(Arc::new(Self {
+            memory,
+            mapping,
+            layout,
+            backing,
+        }))
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// RAM in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    /// The pieces to give to the hypervisor.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        (0u32..).zip(self.layout.regions()).map(|(index, r)| Slot {
+            index,
+            gpa: r.gpa,
+            size: r.size,
+            host_address: self.mapping.address() as u64 + r.offset,
+            first_page: r.offset / PAGE_SIZE,
+        })
+    }
+
+    /// Writes at a guest physical address, and records the pages as changed.
+    pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) -> Result<()> {
+        self.memory
+            .write_slice(bytes, GuestAddress(gpa))
+            .map_err(|e| outside(gpa, bytes.len(), &e))
+    }
+
+    /// Reads at a guest physical address.
+    pub(crate) fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<()> {
+        let len = bytes.len();
+        self.memory
+            .read_slice(bytes, GuestAddress(gpa))
+            .map_err(|e| outside(gpa, len, &e))
+    }
+
+    /// Reads `N` little-endian words at a guest physical address.
+    pub(crate) fn read_words<const N: usize>(&self, gpa: u64) -> Result<[u64; N]> {
+        let mut words = [0u64; N];
+        self.read(gpa, words.as_mut_bytes())?;
+        for word in &mut words {
+            *word = u64::from_le(*word);
+        }
+        Ok(words)
+    }
+
+    /// Writes words at a RAM offset as guest code would: without a record of it. For the simulated
+    /// back end, which keeps a guest's own log.
+    pub(crate) fn write_as_guest(&self, offset: u64, words: &[u64]) -> Result<()> {
+        let len = size_of_val(words) as u64;
+        let end = offset.checked_add(len).filter(|&end| end <= self.size());
+        if end.is_none() || !offset.is_multiple_of(8) {
+            return Err(outside(offset, size_of_val(words), &"no aligned RAM"));
+        }
+        let (at, _) = byte_range(offset, 0);
+        for (i, &word) in words.iter().enumerate() {
+            // SAFETY: inside the mapping, as just checked, and aligned, for the mapping is. Atomic, as
+            // a migration may read the page at the same time.
+            let word_at =
+                unsafe { AtomicU64::from_ptr(self.mapping.address().add(at).cast::<u64>().add(i)) };
+            word_at.store(word.to_le(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Bytes of host memory the RAM takes now.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        Ok(self.mapping.resident()?)
+    }
+
+    /// See [`Mapping::populate`].
+    pub(crate) fn populate(&self, pages: &PageRange) -> Result<()> {
+        Ok(self.mapping.populate(pages)?)
+    }
+
+    /// See [`Mapping::punch`].
+    pub(crate) fn punch(&self, pages: &PageRange) -> Result<()> {
+        Ok(self.mapping.punch(pages)?)
+    }
+
+    /// The first run of pages in `pages` that may hold data; what lies before it reads as zeros.
+    pub(crate) fn next_data(&self, pages: &PageRange) -> Result<Option<PageRange>> {
+        Ok(self.mapping.next_data(pages)?)
+    }
+
+    /// Whether the page holds only zeros. A page beyond the end of RAM does not.
+    pub(crate) fn is_zero(&self, page: u64) -> bool {
+        if page >= self.layout.pages() {
+            return false;
+        }
+        let (offset, _) = byte_range(page * PAGE_SIZE, 0);
+        // SAFETY: the page lies in the mapping, which starts at a page boundary.
+        unsafe { is_zero_page(self.mapping.address().add(offset)) }
+    }
+
+    /// Records pages as changed by this process, for writers that bypass [`write`](Self::write).
+    /// Called after the write.
+    pub(super) fn mark_changed(&self, pages: &PageRange) {
+        for (region, piece) in self.layout.regions().iter().zip(self.memory.iter()) {
+            let first = (pages.start * PAGE_SIZE).max(region.offset);
+            let end = (pages.end * PAGE_SIZE).min(region.offset + region.size);
+            if first < end {
+                let (offset, len) = byte_range(first - region.offset, end - first);
+                (**piece).bitmap().set_addr_range(offset, len);
+            }
+        }
+    }
+
+    /// The record of what this process changed in slot `slot`, emptied by the reading.
+    pub(super) fn take_changed(&self, slot: usize) -> Vec<u64> {
+        self.memory
+            .iter()
+            .nth(slot)
+            .map(|piece| (**piece).bitmap().get_and_reset())
+            .unwrap_or_default()
+    }
+
+    /// The address and length in this process of a range of pages, if it is RAM.
+    pub(super) fn host_range(&self, pages: &PageRange) -> io::Result<(*mut u8, usize)> {
+        if pages.start > pages.end || pages.end > self.layout.pages() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (offset, len) = byte_range(
+            pages.start * PAGE_SIZE,
+            (pages.end - pages.start) * PAGE_SIZE,
+        );
+        // SAFETY: inside the mapping, or one past its end for an empty range.
+        Ok((unsafe { self.mapping.address().add(offset) }, len))
+    }
+
+    /// A digest of all of RAM, for comparing two copies of a VM that does not run.
+    #[cfg(test)]
+    pub(crate) fn digest(&self) -> u64 {
+        use std::hash::Hasher;
+        let mut digest = std::hash::DefaultHasher::new();
+        let mut piece = vec![0; 1 << 20];
+        for region in self.layout.regions() {
+            for at in (region.gpa..region.gpa + region.size).step_by(piece.len()) {
+                let len = piece.len().min((region.gpa + region.size - at) as usize);
+                self.read(at, &mut piece[..len]).unwrap();
+                digest.write(&piece[..len]);
+            }
+        }
+        digest.finish()
+    }
+}
+
+const PAGE_BYTES: NonZeroUsize = NonZeroUsize::new(PAGE_SIZE as usize).expect("pages have a size");
+
+/// RAM offsets fit the address space: the mapping they point into does.
+#[allow(clippy::cast_possible_truncation)]
+fn byte_range(offset: u64, len: u64) -> (usize, usize) {
+    (offset as usize, len as usize)
+}
+
+fn outside(gpa: u64, len: usize, cause: &dyn std::fmt::Display) -> DWCPError {
+    DWCPError::Internal(format!("guest memory {gpa:#x}+{len:#x}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_recorded_and_reads_are_not() {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        ram.write(0x1ffe, &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 4];
+        ram.read(0x1ffe, &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4]);
+        assert_eq!(ram.take_changed(0)[0], 0b110);
+        assert_eq!(ram.take_changed(0)[0], 0);
+    }
+
+    #[test]
+    fn marking_crosses_slots() {
+        let ram = GuestRam::allocate((3 << 30) + (1 << 20), Backing::Memfd).unwrap();
+        let edge = (3 << 30) / PAGE_SIZE;
+        ram.mark_changed(&(edge - 1..edge + 2));
+        assert_eq!(*ram.take_changed(0).last().unwrap(), 1 << 63);
+        assert_eq!(ram.take_changed(1)[0], 0b11);
+    }
+
+    #[test]
+    fn access_outside_ram_is_an_error() {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        assert!(ram.write((1 << 20) - 1, &[0, 0]).is_err());
+        assert!(ram.read(u64::MAX, &mut [0]).is_err());
+        assert!(ram.host_range(&(0..257)).is_err());
+        assert!(!ram.is_zero(256));
+        assert!(ram.is_zero(255));
+    }
+}
