@@ -42,12 +42,21 @@ impl PulseOptions {
                 "memory: the image dwcp/pulse runs in at most {MAX_MEMORY} bytes"
             )));
         }
-        let known = ["fill", "working-set", "dirty-pages-per-second", "beat-hz", "spin"];
+        let known = [
+            "fill",
+            "working-set",
+            "dirty-pages-per-second",
+            "beat-hz",
+            "spin",
+        ];
         for key in annotations.keys() {
             if let Some(name) = key.strip_prefix(PREFIX)
                 && !known.contains(&name)
             {
-                return Err(invalid(name, &format!("not known; there are {}", known.join(", "))));
+                return Err(invalid(
+                    name,
+                    &format!("not known; there are {}", known.join(", ")),
+                ));
             }
         }
         let room = memory.saturating_sub(fill_start(memory));
@@ -112,7 +121,10 @@ fn number(
     default: u64,
     max: u64,
 ) -> Result<u64> {
-    let Some(text) = annotations.get(&format!("{PREFIX}{name}")).filter(|t| !t.is_empty()) else {
+    let Some(text) = annotations
+        .get(&format!("{PREFIX}{name}"))
+        .filter(|t| !t.is_empty())
+    else {
         return Ok(default);
     };
     let value: u64 = text
@@ -133,7 +145,9 @@ mod tests {
     use super::*;
 
     fn options(memory: u64, pairs: &[(&str, &str)]) -> Result<PulseOptions> {
-        let pairs = pairs.iter().map(|(k, v)| (format!("{PREFIX}{k}"), (*v).to_owned()));
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| (format!("{PREFIX}{k}"), (*v).to_owned()));
         PulseOptions::new(memory, &pairs.collect())
     }
 
@@ -141,7 +155,10 @@ mod tests {
     fn defaults_follow_the_memory() {
         let own = options(2 << 30, &[]).unwrap();
         assert_eq!((own.fill, own.working_set), (1 << 30, 32 << 20));
-        assert_eq!((own.dirty_pages_per_second, own.beat_hz, own.spin), (1000, 10, false));
+        assert_eq!(
+            (own.dirty_pages_per_second, own.beat_hz, own.spin),
+            (1000, 10, false)
+        );
         assert_eq!(options(16 << 20, &[]).unwrap().fill, 8 << 20);
     }
 

@@ -138,7 +138,10 @@ pub(crate) fn misfits(guest: &HostFacts, host: &HostFacts) -> Vec<Misfit> {
         return vec![misfit(
             "backend",
             "backend".into(),
-            format!("the VM runs on {}, this node on {}", guest.backend, host.backend),
+            format!(
+                "the VM runs on {}, this node on {}",
+                guest.backend, host.backend
+            ),
         )];
     }
     let mut out = Vec::new();
@@ -152,7 +155,10 @@ pub(crate) fn misfits(guest: &HostFacts, host: &HostFacts) -> Vec<Misfit> {
         out.push(misfit(
             "xsave",
             "extended state".into(),
-            format!("{} bytes a vCPU, this host has {}", guest.xsave_size, host.xsave_size),
+            format!(
+                "{} bytes a vCPU, this host has {}",
+                guest.xsave_size, host.xsave_size
+            ),
         ));
     }
     let apart = u64::from(guest.tsc_khz.abs_diff(host.tsc_khz));

@@ -309,10 +309,20 @@ mod tests {
         assert!(with(18, 2).contains("version 2 of section Regs"));
         let mut more = good.clone();
         more.insert(good.len() - 4, 0);
-        assert!(decode(&reseal(more)).unwrap_err().to_string().contains("1 bytes are left over"));
+        assert!(
+            decode(&reseal(more))
+                .unwrap_err()
+                .to_string()
+                .contains("1 bytes are left over")
+        );
         let mut damaged = good;
         damaged[30] ^= 1;
-        assert!(decode(&damaged).unwrap_err().to_string().contains("checksum"));
+        assert!(
+            decode(&damaged)
+                .unwrap_err()
+                .to_string()
+                .contains("checksum")
+        );
     }
 
     proptest! {

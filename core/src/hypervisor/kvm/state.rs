@@ -26,7 +26,14 @@ const MSR_TSC_DEADLINE: u32 = 0x6e0;
 /// Paravirtual clocks, asynchronous page faults, steal time, end of interrupt: setting one makes KVM
 /// write to guest memory.
 const MSRS_THAT_WRITE_MEMORY: [u32; 9] = [
-    0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01, 0x4b56_4d02, 0x4b56_4d03, 0x4b56_4d04, 0x4b56_4d06,
+    0x11,
+    0x12,
+    0x4b56_4d00,
+    0x4b56_4d01,
+    0x4b56_4d02,
+    0x4b56_4d03,
+    0x4b56_4d04,
+    0x4b56_4d06,
     0x4b56_4d07,
 ];
 /// Registers of one call: `KVM_MAX_MSR_ENTRIES` of the kernel.
@@ -57,7 +64,11 @@ fn bytes_of<T: IntoBytes + Immutable>(kind: Kind, instance: u32, value: &T) -> S
 fn value_of<T: FromBytes>(sections: &[Section], kind: Kind, instance: u32) -> Result<T> {
     let body = body_of(sections, kind, instance)?;
     T::read_from_bytes(body).map_err(|_| {
-        refused(kind, instance, &format!("{} bytes, where {} belong", body.len(), size_of::<T>()))
+        refused(
+            kind,
+            instance,
+            &format!("{} bytes, where {} belong", body.len(), size_of::<T>()),
+        )
     })
 }
 
@@ -71,12 +82,16 @@ fn body_of(sections: &[Section], kind: Kind, instance: u32) -> Result<&[u8]> {
 }
 
 fn refused(kind: Kind, instance: u32, why: &str) -> DWCPError {
-    DWCPError::Migration(format!("machine state refused: section {kind:?}[{instance}]: {why}"))
+    DWCPError::Migration(format!(
+        "machine state refused: section {kind:?}[{instance}]: {why}"
+    ))
 }
 
 /// Wall clock in nanoseconds since the epoch.
 fn realtime_now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -85,7 +100,9 @@ fn realtime_now() -> u64 {
 pub(super) fn save_vcpu(fd: &VcpuFd, index: u32, limits: &HostLimits) -> Result<Vec<Section>> {
     let mut out = Vec::with_capacity(12);
     // First, for reading it makes KVM settle pending INIT and SIPI.
-    let mp_state = fd.get_mp_state().map_err(|e| failed("KVM_GET_MP_STATE", e))?;
+    let mp_state = fd
+        .get_mp_state()
+        .map_err(|e| failed("KVM_GET_MP_STATE", e))?;
     out.push(bytes_of(Kind::MpState, index, &mp_state));
     let regs = fd.get_regs().map_err(|e| failed("KVM_GET_REGS", e))?;
     out.push(bytes_of(Kind::Regs, index, &regs));
@@ -102,7 +119,9 @@ pub(super) fn save_vcpu(fd: &VcpuFd, index: u32, limits: &HostLimits) -> Result<
         out.push(bytes_of(Kind::Xcrs, index, &xcrs));
     }
     if limits.has_debug_regs {
-        let debug = fd.get_debug_regs().map_err(|e| failed("KVM_GET_DEBUGREGS", e))?;
+        let debug = fd
+            .get_debug_regs()
+            .map_err(|e| failed("KVM_GET_DEBUGREGS", e))?;
         out.push(bytes_of(Kind::DebugRegs, index, &debug));
     }
     let lapic = fd.get_lapic().map_err(|e| failed("KVM_GET_LAPIC", e))?;
@@ -129,10 +148,12 @@ pub(super) fn load_vcpu(
         ioctl::set_sregs2(fd, &sregs).map_err(|e| failed("KVM_SET_SREGS2", e))?;
     } else {
         let sregs: kvm_sregs = value_of(sections, Kind::Sregs, index)?;
-        fd.set_sregs(&sregs).map_err(|e| failed("KVM_SET_SREGS", e))?;
+        fd.set_sregs(&sregs)
+            .map_err(|e| failed("KVM_SET_SREGS", e))?;
     }
     let mp_state: kvm_mp_state = value_of(sections, Kind::MpState, index)?;
-    fd.set_mp_state(mp_state).map_err(|e| failed("KVM_SET_MP_STATE", e))?;
+    fd.set_mp_state(mp_state)
+        .map_err(|e| failed("KVM_SET_MP_STATE", e))?;
     let regs: kvm_regs = value_of(sections, Kind::Regs, index)?;
     fd.set_regs(&regs).map_err(|e| failed("KVM_SET_REGS", e))?;
     load_xsave(fd, index, limits, sections)?;
@@ -142,10 +163,12 @@ pub(super) fn load_vcpu(
     }
     if limits.has_debug_regs {
         let debug: kvm_debugregs = value_of(sections, Kind::DebugRegs, index)?;
-        fd.set_debug_regs(&debug).map_err(|e| failed("KVM_SET_DEBUGREGS", e))?;
+        fd.set_debug_regs(&debug)
+            .map_err(|e| failed("KVM_SET_DEBUGREGS", e))?;
     }
     let lapic: kvm_lapic_state = value_of(sections, Kind::Lapic, index)?;
-    fd.set_lapic(&lapic).map_err(|e| failed("KVM_SET_LAPIC", e))?;
+    fd.set_lapic(&lapic)
+        .map_err(|e| failed("KVM_SET_LAPIC", e))?;
     let msrs = load_msrs(sections, index)?;
     let (deferred, now): (Vec<_>, Vec<_>) = msrs
         .into_iter()
@@ -201,7 +224,11 @@ fn load_xsave(fd: &VcpuFd, index: u32, limits: &HostLimits, sections: &[Section]
     let mut xsave = new_xsave(limits.xsave_size)?;
     let fixed = size_of::<kvm_xsave>();
     if body.len() != fixed + size_of_val(xsave.as_slice()) {
-        return Err(refused(Kind::Xsave, index, "its size is not that of this host"));
+        return Err(refused(
+            Kind::Xsave,
+            index,
+            "its size is not that of this host",
+        ));
     }
     let (head, tail) = body.split_at(fixed);
     // SAFETY: only the fixed part is replaced; the length of the variable part stays.
@@ -232,9 +259,15 @@ fn get_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
     let mut out = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {
-        let ask: Vec<_> = rest.iter().take(MSRS_PER_CALL).map(|&i| msr(i, 0)).collect();
+        let ask: Vec<_> = rest
+            .iter()
+            .take(MSRS_PER_CALL)
+            .map(|&i| msr(i, 0))
+            .collect();
         let mut msrs = msr_list(&ask)?;
-        let read = fd.get_msrs(&mut msrs).map_err(|e| failed("KVM_GET_MSRS", e))?;
+        let read = fd
+            .get_msrs(&mut msrs)
+            .map_err(|e| failed("KVM_GET_MSRS", e))?;
         out.extend_from_slice(&msrs.as_slice()[..read]);
         // KVM stops at the first register that it cannot read: go on behind it.
         let done = if read < ask.len() { read + 1 } else { read };
@@ -363,7 +396,9 @@ fn set_tsc(fd: &VcpuFd, saved: SavedTsc) -> Result<()> {
     let (host, realtime) = (unsafe { _rdtsc() }, realtime_now());
     let passed = u128::from(realtime.saturating_sub(saved.realtime));
     let ticks = passed * u128::from(saved.khz) / 1_000_000;
-    let value = saved.value.wrapping_add(u64::try_from(ticks).unwrap_or(u64::MAX));
+    let value = saved
+        .value
+        .wrapping_add(u64::try_from(ticks).unwrap_or(u64::MAX));
     if ioctl::set_tsc_offset(fd, value.wrapping_sub(host)).is_ok() {
         return Ok(());
     }
@@ -405,7 +440,11 @@ pub(super) fn load_vm(fd: &VmFd, sections: &[Section]) -> Result<()> {
     for chip_id in IRQ_CHIPS {
         let chip: kvm_irqchip = value_of(sections, Kind::IrqChip, chip_id)?;
         if chip.chip_id != chip_id {
-            return Err(refused(Kind::IrqChip, chip_id, "it belongs to another chip"));
+            return Err(refused(
+                Kind::IrqChip,
+                chip_id,
+                "it belongs to another chip",
+            ));
         }
         fd.set_irqchip(&chip)
             .map_err(|e| failed("KVM_SET_IRQCHIP", e))?;

@@ -76,11 +76,15 @@ impl Kvm {
             )));
         }
         if let Some((_, name)) = REQUIRED.iter().find(|(c, _)| !kvm.check_extension(*c)) {
-            return Err(DWCPError::Unsupported(format!("this host's KVM lacks {name}")));
+            return Err(DWCPError::Unsupported(format!(
+                "this host's KVM lacks {name}"
+            )));
         }
         let xsave_size = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
         let limits = HostLimits {
-            run_size: kvm.get_vcpu_mmap_size().map_err(|e| failed("vCPU mapping", e))?,
+            run_size: kvm
+                .get_vcpu_mmap_size()
+                .map_err(|e| failed("vCPU mapping", e))?,
             xsave_size: xsave_size.max(4096),
             has_sregs2: kvm.check_extension_raw(c_ulong::from(KVM_CAP_SREGS2)) > 0,
             has_debug_regs: kvm.check_extension(Cap::Debugregs),
@@ -106,7 +110,10 @@ impl Hypervisor for Kvm {
     }
 
     fn create_vm(&self, ram: &Arc<GuestRam>, cpus: u32, guest: &HostFacts) -> Result<NewVm> {
-        let fd = self.kvm.create_vm().map_err(|e| failed("creating a VM", e))?;
+        let fd = self
+            .kvm
+            .create_vm()
+            .map_err(|e| failed("creating a VM", e))?;
         prepare(&fd)?;
         for slot in ram.slots() {
             let region = kvm_userspace_memory_region {
@@ -131,9 +138,16 @@ impl Hypervisor for Kvm {
             let cpuid = cpuid::for_vcpu(&guest.cpuid, index)?;
             vcpu.set_cpuid2(&cpuid)
                 .map_err(|e| failed("setting a vCPU's CPUID", e))?;
-            tsc_khz = vcpu.get_tsc_khz().map_err(|e| failed("the TSC's frequency", e))?;
+            tsc_khz = vcpu
+                .get_tsc_khz()
+                .map_err(|e| failed("the TSC's frequency", e))?;
             let vm = Arc::clone(&fd);
-            vcpus.push(Box::new(KvmVcpu::new(vcpu, vm, index, Arc::clone(&self.limits))?));
+            vcpus.push(Box::new(KvmVcpu::new(
+                vcpu,
+                vm,
+                index,
+                Arc::clone(&self.limits),
+            )?));
         }
         let vm = Arc::new(KvmVm::new(fd, Arc::clone(ram), tsc_khz));
         Ok(NewVm { vm, vcpus })

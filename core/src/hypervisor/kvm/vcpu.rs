@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION, kvm_dtable, kvm_regs,
-    kvm_segment,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE,
+    kvm_dtable, kvm_mp_state, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
@@ -60,7 +60,11 @@ impl KvmVcpu {
         let mut text = format!("KVM internal error {}", error.suberror);
         if error.suberror == KVM_INTERNAL_ERROR_EMULATION {
             text.push_str(" (cannot emulate an instruction)");
-            if words.first().is_some_and(|f| f & HAS_INSTRUCTION_BYTES != 0) && words.len() >= 3 {
+            if words
+                .first()
+                .is_some_and(|f| f & HAS_INSTRUCTION_BYTES != 0)
+                && words.len() >= 3
+            {
                 let bytes: Vec<u8> = words[1..3].iter().flat_map(|w| w.to_le_bytes()).collect();
                 let len = usize::from(bytes[0]).min(15);
                 text.push_str(&format!(", bytes {:02x?}", &bytes[1..1 + len]));
@@ -85,9 +89,9 @@ impl KvmVcpu {
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Exit::Interrupted,
             Ok(VcpuExit::Hlt) => Exit::Halted,
             Ok(VcpuExit::Shutdown) => Exit::TripleFault,
-            Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                Exit::Failed(format!("KVM cannot enter the guest: reason {reason:#x}, CPU {cpu}"))
-            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => Exit::Failed(format!(
+                "KVM cannot enter the guest: reason {reason:#x}, CPU {cpu}"
+            )),
             Ok(VcpuExit::InternalError) => Exit::Failed(self.internal_error()),
             Ok(other) => Exit::Failed(format!("KVM exit that is not handled: {other:?}")),
             Err(e) if e.errno() == libc::EINTR => {
@@ -99,7 +103,10 @@ impl KvmVcpu {
         };
         self.unfinished = matches!(
             exit,
-            Exit::PortIn { .. } | Exit::PortOut { .. } | Exit::MmioRead { .. } | Exit::MmioWrite { .. }
+            Exit::PortIn { .. }
+                | Exit::PortOut { .. }
+                | Exit::MmioRead { .. }
+                | Exit::MmioWrite { .. }
         );
         let width = self.port_width();
         Ok(match exit {
@@ -137,7 +144,10 @@ impl Vcpu for KvmVcpu {
             argument,
             page_table,
         } = *entry;
-        let mut sregs = self.fd.get_sregs().map_err(|e| failed("KVM_GET_SREGS", e))?;
+        let mut sregs = self
+            .fd
+            .get_sregs()
+            .map_err(|e| failed("KVM_GET_SREGS", e))?;
         let segment = |selector, kind, long: bool| kvm_segment {
             selector,
             base: 0,
@@ -171,7 +181,16 @@ impl Vcpu for KvmVcpu {
             rflags: 0x3002, // IOPL 3, and the bit that is always set
             ..Default::default()
         };
-        self.fd.set_regs(&regs).map_err(|e| failed("KVM_SET_REGS", e))
+        self.fd
+            .set_regs(&regs)
+            .map_err(|e| failed("KVM_SET_REGS", e))?;
+        // All but the first vCPU would wait for a start-up interrupt, which nobody sends here.
+        let runnable = kvm_mp_state {
+            mp_state: KVM_MP_STATE_RUNNABLE,
+        };
+        self.fd
+            .set_mp_state(runnable)
+            .map_err(|e| failed("KVM_SET_MP_STATE", e))
     }
 
     fn run(&mut self) -> Result<Exit> {
@@ -197,7 +216,10 @@ impl Vcpu for KvmVcpu {
                 // SAFETY: the exit reason says that this member of the union is the valid one.
                 let io = unsafe { run.__bindgen_anon_1.io };
                 let (offset, len) = (io.data_offset, u64::from(io.count) * u64::from(io.size));
-                assert!(offset + len <= self.limits.run_size as u64, "KVM's own mapping");
+                assert!(
+                    offset + len <= self.limits.run_size as u64,
+                    "KVM's own mapping"
+                );
                 #[allow(clippy::cast_possible_truncation)] // less than the mapping's size
                 let (offset, len) = (offset as usize, len as usize);
                 // SAFETY: within the mapping, as just checked; borrowed from `self`, which owns the
