@@ -1,0 +1,506 @@
+//! One VM, from power-on to its end.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::boot::Image;
+use super::console::Console;
+use super::devices::{Devices, News, Pulse};
+use super::vcpu::{Control, End, VcpuHandle};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::{
+    HostFacts, Hypervisor, Kind, NewVm, Reader, Section, Vm, Writer, sections_of,
+};
+use crate::memory::{DirtyLog, GuestRam, Harvester};
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct MachineConfig {
+    /// Name of its threads.
+    pub(crate) name: String,
+    /// vCPUs.
+    pub(crate) cpus: u32,
+    /// What it runs.
+    pub(crate) image: Image,
+    /// What its guest sees of the host it was first started on.
+    pub(crate) guest: HostFacts,
+}
+
+/// Called from the machine's threads when something happens; must not block.
+pub(crate) struct Hooks {
+    /// The guest came to an end; [`Machine::ended`] says how.
+    pub(crate) on_end: Box<dyn Fn() + Send + Sync>,
+    /// The built-in guest says something.
+    pub(crate) on_news: Box<dyn Fn(News) + Send + Sync>,
+}
+
+/// What a machine has used since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// CPU time of all vCPU threads.
+    pub(crate) cpu_time: Duration,
+    /// Exits of all vCPUs.
+    pub(crate) exits: u64,
+    /// Bytes of host memory the guest's RAM takes now.
+    pub(crate) resident: u64,
+}
+
+/// A VM with its memory, devices and vCPU threads. Dropping it ends it, and joins its threads.
+///
+/// `boot` or `load` once, then `resume`, `pause` as often as wanted, in any order: pausing a paused
+/// machine and resuming a running one are no errors and change nothing. Reading figures never
+/// stops the guest.
+pub(crate) struct Machine {
+    config: MachineConfig,
+    ram: Arc<GuestRam>,
+    vm: Arc<dyn Vm>,
+    devices: Arc<Devices>,
+    pulse: Option<Arc<Pulse>>,
+    console: Console,
+    control: Arc<Control>,
+    vcpus: Vec<VcpuHandle>,
+    harvester: Arc<Harvester>,
+    /// State after power-on, for a reset.
+    power_on: Vec<Section>,
+    /// Held while the vCPUs are being started or stopped.
+    stage: Mutex<Stage>,
+}
+
+/// Where in its life a machine is.
+#[derive(Debug, Default)]
+struct Stage {
+    running: bool,
+    /// A loaded state of which the clock has to be set when the vCPUs first run.
+    loaded: Option<Vec<Section>>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Machine({})", self.config.name)
+    }
+}
+
+impl Machine {
+    /// Makes a machine over `ram`: all that can be made before it runs. Its vCPUs are parked.
+    pub(crate) fn new(
+        hypervisor: &dyn Hypervisor,
+        ram: Arc<GuestRam>,
+        config: MachineConfig,
+        hooks: Hooks,
+    ) -> Result<Self> {
+        let NewVm { vm, mut vcpus } = hypervisor.create_vm(&ram, config.cpus, &config.guest)?;
+        let mut power_on = vm.save()?;
+        for vcpu in &mut vcpus {
+            power_on.extend(vcpu.save()?);
+        }
+        let console = Console::default();
+        let pulse = match config.image {
+            Image::Pulse(_) => Some(Arc::new(Pulse::new(
+                Arc::clone(&ram),
+                config.cpus,
+                hooks.on_news,
+            ))),
+        };
+        let devices = Arc::new(Devices::new(
+            Arc::clone(&vm),
+            console.clone(),
+            pulse.clone(),
+        ));
+        let control = Arc::new(Control::new(hooks.on_end));
+        let log = Arc::clone(&vm) as Arc<dyn DirtyLog>;
+        let mut machine = Self {
+            harvester: Harvester::new(Arc::clone(&ram), log),
+            config,
+            ram,
+            vm,
+            devices,
+            pulse,
+            console,
+            control,
+            vcpus: Vec::new(),
+            power_on,
+            stage: Mutex::default(),
+        };
+        for (index, vcpu) in (0..).zip(vcpus) {
+            // When one cannot be started, dropping the machine ends those that were.
+            machine.vcpus.push(VcpuHandle::start(
+                &machine.config.name,
+                index,
+                vcpu,
+                &machine.control,
+                &machine.devices,
+                machine.vm.tsc_khz(),
+            )?);
+        }
+        Ok(machine)
+    }
+
+    /// Loads the image and puts the vCPUs at its entry.
+    pub(crate) fn boot(&self) -> Result<()> {
+        let (image, cpus) = (&self.config.image, self.config.cpus);
+        let entries = image.load(&self.ram, cpus, self.vm.tsc_khz())?;
+        for (vcpu, entry) in self.vcpus.iter().zip(&entries) {
+            vcpu.lock().enter(entry)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs run.
+    pub(crate) fn resume(&self) -> Result<()> {
+        let mut stage = self.stage();
+        if stage.running {
+            return Ok(());
+        }
+        self.control.wait_parked();
+        if let Some(sections) = stage.loaded.take() {
+            self.vm.load_clock(&sections)?;
+        }
+        for vcpu in &self.vcpus {
+            vcpu.lock().resume()?;
+        }
+        stage.running = true;
+        self.control.run();
+        Ok(())
+    }
+
+    /// Stops the vCPUs; returns when none is in the guest and no device is at work.
+    pub(crate) fn pause(&self) {
+        let mut stage = self.stage();
+        self.control.park(|| self.kick());
+        self.control.wait_parked();
+        stage.running = false;
+    }
+
+    /// Starts the guest anew, as a reset button does; a paused machine stays paused.
+    pub(crate) fn reset(&self) -> Result<()> {
+        let was_running = {
+            let mut stage = self.stage();
+            let was_running = stage.running;
+            self.control.park(|| self.kick());
+            self.control.wait_parked();
+            stage.running = false;
+            stage.loaded = None;
+            self.vm.load(&self.power_on)?;
+            for vcpu in &self.vcpus {
+                vcpu.lock().load(&self.power_on)?;
+            }
+            self.devices.reset();
+            self.boot()?;
+            self.control.clear_end();
+            was_running
+        };
+        if was_running { self.resume() } else { Ok(()) }
+    }
+
+    /// Saves the state of a paused machine: all but its memory.
+    pub(crate) fn save(&self) -> Result<Vec<Section>> {
+        let stage = self.stage();
+        debug_assert!(!stage.running);
+        // Devices first: they may still raise interrupts, which the interrupt controllers, saved
+        // last, must not lose.
+        let mut out = vec![self.header()];
+        out.extend(self.devices.save());
+        for vcpu in &self.vcpus {
+            out.extend(vcpu.lock().save()?);
+        }
+        out.extend(self.vm.save()?);
+        Ok(out)
+    }
+
+    /// Loads a saved state into a machine that has not run. Writes no guest memory.
+    pub(crate) fn load(&self, sections: Vec<Section>) -> Result<()> {
+        let header = self.header();
+        if sections_of(&sections, Kind::Machine, 0).next() != Some(&header.body) {
+            let wants = sections_of(&sections, Kind::Machine, 0).next();
+            return Err(DWCPError::Migration(format!(
+                "machine state refused: it is of {}, this is {}",
+                wants
+                    .and_then(describe)
+                    .unwrap_or_else(|| "no known machine".into()),
+                describe(&header.body).unwrap_or_default(),
+            )));
+        }
+        let mut stage = self.stage();
+        for vcpu in &self.vcpus {
+            vcpu.lock().load(&sections)?;
+        }
+        self.vm.load(&sections)?;
+        self.devices.load(&sections)?;
+        stage.loaded = Some(sections);
+        Ok(())
+    }
+
+    /// What a state is of: back end, vCPUs, memory.
+    fn header(&self) -> Section {
+        let mut out = Writer::default();
+        out.u32(self.config.cpus);
+        out.u64(self.ram.size());
+        out.bytes(self.config.guest.backend.as_bytes());
+        Section::new(Kind::Machine, 0, out.0)
+    }
+
+    /// Why the guest came to an end, if it did.
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.control.ended()
+    }
+
+    pub(crate) fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    pub(crate) fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The record of its changed pages.
+    pub(crate) fn harvester(&self) -> &Arc<Harvester> {
+        &self.harvester
+    }
+
+    /// What its serial port prints.
+    pub(crate) fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Types on its serial port; how many bytes were taken.
+    pub(crate) fn type_in(&self, bytes: &[u8]) -> usize {
+        self.devices.type_in(bytes)
+    }
+
+    /// The built-in guest's side, where that is what it runs.
+    pub(crate) fn pulse(&self) -> Option<&Arc<Pulse>> {
+        self.pulse.as_ref()
+    }
+
+    /// What it used so far. Does not stop the guest.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            cpu_time: self.vcpus.iter().map(VcpuHandle::cpu_time).sum(),
+            exits: self.vcpus.iter().map(VcpuHandle::exits).sum(),
+            resident: self.ram.resident().unwrap_or(0),
+        }
+    }
+
+    fn kick(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.kick();
+        }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.control.quit(|| self.kick());
+        for vcpu in &mut self.vcpus {
+            vcpu.join();
+        }
+        self.console.close();
+    }
+}
+
+/// A header in words.
+fn describe(body: &[u8]) -> Option<String> {
+    let mut reader = Reader::new(body);
+    let (cpus, memory) = (reader.u32().ok()?, reader.u64().ok()?);
+    let backend = reader.bytes(body.len() - 12).ok()?;
+    let backend = String::from_utf8_lossy(backend);
+    Some(format!("{cpus} vCPUs, {memory} bytes, {backend}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::hypervisor::{Kvm, Sim, decode, encode};
+    use crate::memory::Backing;
+
+    const MEMORY: u64 = 32 << 20;
+
+    fn back_ends() -> Vec<Arc<dyn Hypervisor>> {
+        let mut all: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(Sim::new())];
+        match Kvm::open() {
+            Ok(kvm) => all.push(Arc::new(kvm)),
+            Err(error) => crate::test_support::skipped("machine on KVM", &error),
+        }
+        all
+    }
+
+    fn machine(hypervisor: &dyn Hypervisor, cpus: u32, annotations: &[(&str, &str)]) -> Machine {
+        let annotations: BTreeMap<_, _> = annotations
+            .iter()
+            .map(|(k, v)| (format!("dwcp.pulse/{k}"), (*v).to_owned()))
+            .collect();
+        let config = MachineConfig {
+            name: "test".into(),
+            cpus,
+            image: Image::find("dwcp/pulse", MEMORY, &annotations).unwrap(),
+            guest: hypervisor.facts().clone(),
+        };
+        let hooks = Hooks {
+            on_end: Box::new(|| {}),
+            on_news: Box::new(|_| {}),
+        };
+        let ram = GuestRam::allocate(MEMORY, Backing::Memfd).unwrap();
+        Machine::new(hypervisor, ram, config, hooks).unwrap()
+    }
+
+    fn wait(what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what} did not come");
+            std::thread::yield_now();
+        }
+    }
+
+    fn beats(machine: &Machine) -> u64 {
+        machine.pulse().unwrap().report("").beats
+    }
+
+    #[test]
+    fn pause_stops_the_guest_and_resume_goes_on() {
+        for hypervisor in back_ends() {
+            for cpus in [1, 4] {
+                let machine = machine(
+                    &*hypervisor,
+                    cpus,
+                    &[("beat-hz", "1000"), ("fill", "1048576")],
+                );
+                machine.boot().unwrap();
+                machine.pause(); // of a machine that never ran
+                machine.resume().unwrap();
+                machine.resume().unwrap();
+                wait("a beat", || beats(&machine) > 3);
+                machine.pause();
+                machine.pause();
+                let (at, digest) = (beats(&machine), machine.ram().digest());
+                std::thread::sleep(Duration::from_millis(20));
+                assert_eq!((at, digest), (beats(&machine), machine.ram().digest()));
+                machine.resume().unwrap();
+                wait("a beat after the pause", || beats(&machine) > at + 3);
+                assert!(machine.usage().exits > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_saved_machine_goes_on_in_another() {
+        for hypervisor in back_ends() {
+            let options = [
+                ("beat-hz", "1000"),
+                ("fill", "1048576"),
+                ("dirty-pages-per-second", "0"),
+            ];
+            let source = machine(&*hypervisor, 2, &options);
+            source.boot().unwrap();
+            source.resume().unwrap();
+            wait("filling", || {
+                source.pulse().unwrap().report("").pages_filled == 256
+            });
+            wait("writing", || source.pulse().unwrap().pages_written() > 1000);
+            source.pause();
+            let state = encode(&source.save().unwrap());
+            let target = machine(&*hypervisor, 2, &options);
+            let mut bytes = vec![0; MEMORY as usize];
+            source.ram().read(0, &mut bytes).unwrap();
+            target.ram().write(0, &bytes).unwrap();
+            target.load(decode(&state).unwrap()).unwrap();
+            assert_eq!(
+                source.ram().digest(),
+                target.ram().digest(),
+                "loading writes no memory"
+            );
+            let before = target.pulse().unwrap().report("");
+            drop(source);
+            target.resume().unwrap();
+            wait("beats", || beats(&target) > before.beats + 2);
+            let pulse = target.pulse().unwrap();
+            let number = pulse.ask_check();
+            wait("the check", || {
+                let check = pulse.wait_checked(number);
+                let mut check = std::pin::pin!(check);
+                let waker = std::task::Waker::noop();
+                check
+                    .as_mut()
+                    .poll(&mut std::task::Context::from_waker(waker))
+                    .is_ready()
+            });
+            let after = pulse.report("");
+            assert_eq!(after.faults, 0, "{after:?}");
+            assert!(after.pages_written > before.pages_written);
+        }
+    }
+
+    #[test]
+    fn reset_starts_anew_and_off_ends() {
+        for hypervisor in back_ends() {
+            let machine = machine(&*hypervisor, 1, &[("beat-hz", "1000"), ("fill", "1048576")]);
+            machine.boot().unwrap();
+            machine.resume().unwrap();
+            wait("beats", || beats(&machine) > 50);
+            machine.reset().unwrap();
+            wait("a beat", || beats(&machine) > 0);
+            machine.pulse().unwrap().ask_off();
+            wait("the end", || machine.ended().is_some());
+            assert_eq!(machine.ended(), Some(End::PoweredOff));
+            let at = beats(&machine);
+            machine.resume().unwrap();
+            machine.pause();
+            assert_eq!(at, beats(&machine), "an ended guest does not run");
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_machine_is_refused() {
+        let sim = Sim::new();
+        let two = machine(&sim, 2, &[]);
+        let one = machine(&sim, 1, &[]);
+        let error = one.load(two.save().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.contains("2 vCPUs") && error.contains("this is 1 vCPUs"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_crash_is_told_with_its_reason() {
+        let Ok(kvm) = Kvm::open() else {
+            return crate::test_support::skipped("machine::a_crash_is_told", &"no KVM");
+        };
+        let machine = machine(&kvm, 1, &[("fill", "1048576")]);
+        machine.boot().unwrap();
+        // ud2 at the entry: no handler, so a triple fault, or what this KVM makes of it.
+        machine.ram().write(0x8000, &[0x0f, 0x0b]).unwrap();
+        machine.resume().unwrap();
+        wait("the end", || machine.ended().is_some());
+        match machine.ended().unwrap() {
+            End::Crashed(why) | End::Failed(why) => assert!(!why.is_empty()),
+            End::PoweredOff => panic!("it did not power itself off"),
+        }
+    }
+
+    #[test]
+    fn many_machines_end_without_a_trace() {
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let sim = Sim::new();
+        drop(machine(&sim, 4, &[]));
+        let before = threads();
+        for _ in 0..20 {
+            let machine = machine(&sim, 4, &[("fill", "0"), ("spin", "true")]);
+            machine.boot().unwrap();
+            machine.resume().unwrap();
+        }
+        // Other tests run beside this one: theirs may have come and gone, 80 of ours may not stay.
+        assert!(
+            threads() < before + 40,
+            "{} threads, {before} before",
+            threads()
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! One running VM: vCPU threads, devices, boot, saving and loading.
+//!
+//! `machine` is the whole, `vcpu` its threads and their pausing, `devices` what the guest reaches by
+//! ports, `console` what its serial port prints, `boot` brings an image into memory. Made by
+//! `node`, moved by `migration`.
+
+mod boot;
+mod console;
+mod devices;
+#[expect(
+    clippy::module_inception,
+    reason = "the machine itself, beside its parts"
+)]
+mod machine;
+mod vcpu;
+
+pub(crate) use boot::Image;
+pub(crate) use console::Console;
+pub(crate) use devices::News;
+pub(crate) use machine::{Hooks, Machine, MachineConfig, Usage};
+pub(crate) use vcpu::{End, spawn};
