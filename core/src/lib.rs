@@ -5,6 +5,9 @@ pub mod model;
 
 pub mod action;
 
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod migration;
+
 pub use action::{Action, Item, Outcome, Role, Subscription};
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
