@@ -303,7 +303,8 @@ impl Destination {
                 out.push(DestinationEffect::Discard);
                 return gone(DiscardReason::Aborted("never granted".into()), out);
             }
-            Heard(Body::Undecided) => {}
+            // Our READY may have been lost.
+            Heard(Body::Undecided) => self.send(Body::Ready, out),
             Did(Input::LinkLost) => out.push(DestinationEffect::AskLater),
             Did(Input::LinkUp | Input::Ask) => {
                 self.send(Body::Resolve, out);
@@ -395,8 +396,10 @@ impl Destination {
                 }
             }
             Did(Input::LinkLost) => {}
-            // Of FORGET: a record that stays is a record that is asked about again.
-            Did(Input::Persisted | Input::PersistFailed) if state.settled => {}
+            Did(Input::Persisted) if state.settled => {}
+            Did(Input::PersistFailed) if state.settled => {
+                state.settled = not_forgotten(out);
+            }
             other => ignore(&other, out),
         }
         State::Taken(state)
@@ -495,7 +498,10 @@ impl Destination {
                 }
             }
             Did(Input::LinkLost) => {}
-            Did(Input::Persisted | Input::PersistFailed) if state.settled => {}
+            Did(Input::Persisted) if state.settled => {}
+            Did(Input::PersistFailed) if state.settled => {
+                state.settled = not_forgotten(out);
+            }
             other => ignore(other, out),
         }
         State::Refused(state)
@@ -563,6 +569,12 @@ fn gone(why: DiscardReason, out: &mut Effects) -> State {
         why,
     }));
     State::Gone { reason }
+}
+
+/// The verdict could not be removed: it is said again, and so DONE comes again.
+fn not_forgotten(out: &mut Effects) -> bool {
+    out.push(DestinationEffect::AskLater);
+    false
 }
 
 fn ignore(event: &Event, out: &mut Effects) {

@@ -1,0 +1,191 @@
+//! Every order of events, with so much trouble; and that the search sees broken rules.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+use super::super::Mutant;
+use super::world::{Broken, Move, World};
+
+/// Longer than any quiet end takes.
+const REST: usize = 200;
+
+/// How much is tried.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// So many troubles on each path.
+    trouble: u8,
+    /// Back-offs are longer than a message takes: nobody asks while one is on its way.
+    patient: bool,
+    /// Look whether each state comes to rest.
+    rest: bool,
+}
+
+struct Found {
+    states: usize,
+    steps: usize,
+}
+
+/// Breadth first from the beginning of a migration.
+///
+/// At every effect the world holds its invariants. With `rest` it must also come to rest from every
+/// state, as soon as the trouble ends, with the VM running on one side or its end explained.
+fn search(mutant: Option<Mutant>, limits: Limits) -> Result<Found, Broken> {
+    let start = World::new(mutant);
+    let trouble = limits.trouble;
+    let mut best = HashMap::from([(start.fingerprint(), trouble)]);
+    let mut parents: Vec<(usize, Option<Move>)> = vec![(0, None)];
+    let mut queue = VecDeque::from([(0, trouble, start)]);
+    let mut restful = HashSet::new();
+    let mut steps = 0;
+    while let Some((id, left, world)) = queue.pop_front() {
+        if limits.rest {
+            comes_to_rest(&world, &mut restful)
+                .map_err(|broken| format!("{broken}\n{}", path(&parents, id)))?;
+        }
+        for step in world.moves() {
+            if limits.patient && matches!(step, Move::Timer(_)) && !world.net.is_empty() {
+                continue;
+            }
+            if step.is_trouble() && left == 0 {
+                continue;
+            }
+            let left = left - u8::from(step.is_trouble());
+            let mut next = world.clone();
+            let result = next.apply(&step);
+            steps += 1;
+            let child = parents.len();
+            let known = match best.entry(next.fingerprint()) {
+                Entry::Occupied(mut seen) => {
+                    let known = *seen.get() >= left;
+                    if !known {
+                        seen.insert(left);
+                    }
+                    known
+                }
+                Entry::Vacant(new) => {
+                    new.insert(left);
+                    false
+                }
+            };
+            if known && result.is_ok() {
+                continue;
+            }
+            // The path to a broken rule is what a reader needs.
+            parents.push((id, Some(step)));
+            result.map_err(|broken| format!("{broken}\n{}", path(&parents, child)))?;
+            queue.push_back((child, left, next));
+        }
+    }
+    Ok(Found {
+        states: best.len(),
+        steps,
+    })
+}
+
+/// Follows the calm moves until a state that is known to come to rest.
+fn comes_to_rest(world: &World, restful: &mut HashSet<u64>) -> Result<(), Broken> {
+    if restful.contains(&world.fingerprint()) {
+        return Ok(());
+    }
+    let mut world = world.clone();
+    let mut seen = Vec::new();
+    let mut calm = Vec::new();
+    while seen.len() < REST {
+        let fingerprint = world.fingerprint();
+        if restful.contains(&fingerprint) {
+            restful.extend(seen);
+            return Ok(());
+        }
+        seen.push(fingerprint);
+        let Some(step) = world.calm() else {
+            world
+                .at_rest()
+                .map_err(|broken| format!("{broken}\nafter {calm:?}"))?;
+            restful.extend(seen);
+            return Ok(());
+        };
+        world.apply(&step)?;
+        calm.push(step);
+    }
+    calm.truncate(20);
+    Err(format!("no rest; it begins {calm:?}"))
+}
+
+fn path(parents: &[(usize, Option<Move>)], mut id: usize) -> String {
+    let mut moves = Vec::new();
+    while let (parent, Some(step)) = &parents[id] {
+        moves.push(format!("{step:?}"));
+        id = *parent;
+    }
+    moves.reverse();
+    moves.join("\n")
+}
+
+fn explore(trouble: u8, patient: bool, at_least: usize) {
+    let started = Instant::now();
+    let found = search(
+        None,
+        Limits {
+            trouble,
+            patient,
+            rest: true,
+        },
+    )
+    .unwrap_or_else(|broken| panic!("{broken}"));
+    println!(
+        "troubles: {trouble}, patient: {patient}: {} states, {} steps, {:?}",
+        found.states,
+        found.steps,
+        started.elapsed()
+    );
+    assert!(found.states >= at_least, "the search did not search");
+}
+
+#[test]
+fn at_most_one_runs_and_every_end_is_told() {
+    explore(1, false, 100_000);
+}
+
+#[test]
+fn two_troubles_leave_at_most_one_runner_and_a_told_end() {
+    explore(2, true, 100_000);
+}
+
+#[test]
+#[ignore = "long: millions of states, minutes"]
+fn many_troubles_leave_at_most_one_runner_and_a_told_end() {
+    explore(2, false, 1_000_000);
+    explore(3, true, 1_000_000);
+}
+
+/// Enough for every broken rule to show, by what happens and not by what fails to happen.
+const BRIEF: Limits = Limits {
+    trouble: 2,
+    patient: true,
+    rest: false,
+};
+
+macro_rules! caught {
+    ($($name:ident: $mutant:ident, $words:literal;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                match search(Some(Mutant::$mutant), BRIEF) {
+                    Ok(found) => panic!("not noticed in {} states", found.states),
+                    Err(broken) => assert!(broken.contains($words), "{broken}"),
+                }
+            }
+        )+
+    };
+}
+
+caught! {
+    a_source_that_resumes_on_a_lost_link_is_caught: ResumesOnLinkLost, "resumed while";
+    a_source_that_does_not_wait_for_the_refusal_is_caught: ResumesOnRevoke, "resumed while";
+    a_source_that_resumes_before_mine_is_durable_is_caught: ResumesBeforeMine, "resumed while";
+    a_source_that_commits_before_the_grant_is_durable_is_caught: CommitsBeforeDurable, "COMMIT";
+    a_destination_that_takes_what_it_refused_is_caught: ForgetsItsRefusal, "takes what it has refused";
+    a_destination_that_runs_before_taken_is_durable_is_caught: RunsBeforeTaken, "runs before";
+    a_destination_that_takes_without_its_disks_is_caught: TakesWithoutLock, "without its disks";
+}
