@@ -1,7 +1,10 @@
 //! The side that takes the VM: what its driver tells it and is told by it.
 //!
-//! The rules are in `state`. Only the driver of a migration, and the node on restart, call this.
+//! The rules are in `before_ready` and `after_ready`. Only the driver of a migration, and the node on restart, call this.
 
+mod after_ready;
+mod before_ready;
+mod effects;
 mod state;
 
 use std::fmt;

@@ -1,7 +1,10 @@
 //! The side that gives the VM away: what its driver tells it and is told by it.
 //!
-//! The rules are in `state`. Only the driver of a migration, and the node on restart, call this.
+//! The rules are in `before_grant` and `after_grant`. Only the driver of a migration, and the node on restart, call this.
 
+mod after_grant;
+mod before_grant;
+mod effects;
 mod state;
 
 use std::fmt;

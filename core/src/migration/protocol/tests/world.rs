@@ -114,7 +114,7 @@ pub(super) struct World {
     pub(super) burned: bool,
     pub(super) s_end: Option<SourceOutcome>,
     pub(super) d_end: Option<DestinationOutcome>,
-    /// A crash took the VM with it, as the design says it may.
+    /// A crash took the VM with it, as the design says it may, or it was told lost before one.
     pub(super) excused: bool,
     pub(super) mutant: Option<Mutant>,
 }
@@ -422,6 +422,7 @@ impl World {
                     Some(Record::Granted { .. } | Record::Released { .. })
                 );
                 self.excused |= node.memory && !gone;
+                self.excused |= matches!(self.s_end, Some(SourceOutcome::Lost { .. }));
                 self.s_end = None;
                 self.record_known = true;
                 self.source = Source::recovered("m".into(), EPOCH, self.record.clone());
