@@ -197,7 +197,8 @@ impl Source {
     }
 
     /// The session after a restart of this node, from what its store says; `None` where it says
-    /// nothing, which means that nothing was ever granted.
+    /// nothing, which means that nothing was ever granted. Unless the record is `Granted` or
+    /// `Released`, the VM is this node's and failed with the process: that is the node's to say.
     ///
     /// The link is down until [`SourceInput::LinkUp`], and the VM's memory is gone with the
     /// process that held it.

@@ -2,9 +2,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem::{self, Discriminant};
 use std::time::Instant;
 
 use super::super::Mutant;
+use super::super::destination::DestinationOutcome;
+use super::super::source::SourceOutcome;
 use super::world::{Broken, Move, World};
 
 /// Longer than any quiet end takes.
@@ -24,6 +27,9 @@ struct Limits {
 struct Found {
     states: usize,
     steps: usize,
+    /// The ends that came about, by kind.
+    source_ends: HashSet<Discriminant<SourceOutcome>>,
+    destination_ends: HashSet<Discriminant<DestinationOutcome>>,
 }
 
 /// Breadth first from the beginning of a migration.
@@ -33,14 +39,18 @@ struct Found {
 fn search(mutant: Option<Mutant>, limits: Limits) -> Result<Found, Broken> {
     let start = World::new(mutant);
     let trouble = limits.trouble;
-    let mut best = HashMap::from([(start.fingerprint(), trouble)]);
+    let first = start.fingerprint();
+    let mut best = HashMap::from([(first, trouble)]);
     let mut parents: Vec<(usize, Option<Move>)> = vec![(0, None)];
-    let mut queue = VecDeque::from([(0, trouble, start)]);
+    let mut queue = VecDeque::from([(0, trouble, first, start)]);
     let mut restful = HashSet::new();
     let mut steps = 0;
-    while let Some((id, left, world)) = queue.pop_front() {
+    let (mut source_ends, mut destination_ends) = (HashSet::new(), HashSet::new());
+    while let Some((id, left, fingerprint, world)) = queue.pop_front() {
+        source_ends.extend(world.s_end.as_ref().map(mem::discriminant));
+        destination_ends.extend(world.d_end.as_ref().map(mem::discriminant));
         if limits.rest {
-            comes_to_rest(&world, &mut restful)
+            comes_to_rest(&world, fingerprint, &mut restful)
                 .map_err(|broken| format!("{broken}\n{}", path(&parents, id)))?;
         }
         for step in world.moves() {
@@ -55,7 +65,8 @@ fn search(mutant: Option<Mutant>, limits: Limits) -> Result<Found, Broken> {
             let result = next.apply(&step);
             steps += 1;
             let child = parents.len();
-            let known = match best.entry(next.fingerprint()) {
+            let fingerprint = next.fingerprint();
+            let known = match best.entry(fingerprint) {
                 Entry::Occupied(mut seen) => {
                     let known = *seen.get() >= left;
                     if !known {
@@ -74,25 +85,30 @@ fn search(mutant: Option<Mutant>, limits: Limits) -> Result<Found, Broken> {
             // The path to a broken rule is what a reader needs.
             parents.push((id, Some(step)));
             result.map_err(|broken| format!("{broken}\n{}", path(&parents, child)))?;
-            queue.push_back((child, left, next));
+            queue.push_back((child, left, fingerprint, next));
         }
     }
     Ok(Found {
         states: best.len(),
         steps,
+        source_ends,
+        destination_ends,
     })
 }
 
 /// Follows the calm moves until a state that is known to come to rest.
-fn comes_to_rest(world: &World, restful: &mut HashSet<u64>) -> Result<(), Broken> {
-    if restful.contains(&world.fingerprint()) {
+fn comes_to_rest(
+    world: &World,
+    mut fingerprint: u64,
+    restful: &mut HashSet<u64>,
+) -> Result<(), Broken> {
+    if restful.contains(&fingerprint) {
         return Ok(());
     }
     let mut world = world.clone();
     let mut seen = Vec::new();
     let mut calm = Vec::new();
     while seen.len() < REST {
-        let fingerprint = world.fingerprint();
         if restful.contains(&fingerprint) {
             restful.extend(seen);
             return Ok(());
@@ -106,6 +122,7 @@ fn comes_to_rest(world: &World, restful: &mut HashSet<u64>) -> Result<(), Broken
             return Ok(());
         };
         world.apply(&step)?;
+        fingerprint = world.fingerprint();
         calm.push(step);
     }
     calm.truncate(20);
@@ -122,7 +139,7 @@ fn path(parents: &[(usize, Option<Move>)], mut id: usize) -> String {
     moves.join("\n")
 }
 
-fn explore(trouble: u8, patient: bool, at_least: usize) {
+fn explore(trouble: u8, patient: bool, at_least: usize) -> Found {
     let started = Instant::now();
     let found = search(
         None,
@@ -140,6 +157,7 @@ fn explore(trouble: u8, patient: bool, at_least: usize) {
         started.elapsed()
     );
     assert!(found.states >= at_least, "the search did not search");
+    found
 }
 
 #[test]
@@ -150,7 +168,17 @@ fn at_most_one_runs_and_every_end_is_told() {
 /// `cargo xtask test --long` goes deeper, which takes minutes and gigabytes.
 #[test]
 fn more_troubles_leave_at_most_one_runner_and_a_told_end() {
-    explore(2, true, 100_000);
+    let found = explore(2, true, 100_000);
+    assert_eq!(
+        found.source_ends.len(),
+        4,
+        "moved, stayed, lost and unresolved are all met"
+    );
+    assert_eq!(
+        found.destination_ends.len(),
+        3,
+        "running, discarded and lost are all met"
+    );
     if std::env::var_os("DWCP_LONG").is_some() {
         explore(2, false, 1_000_000);
         explore(3, true, 1_000_000);

@@ -114,7 +114,8 @@ pub(super) struct World {
     pub(super) burned: bool,
     pub(super) s_end: Option<SourceOutcome>,
     pub(super) d_end: Option<DestinationOutcome>,
-    /// A crash took the VM with it, as the design says it may, or it was told lost before one.
+    /// A crash left the VM to a node that will find it `failed` in its own records, or came after it
+    /// was told lost.
     pub(super) excused: bool,
     pub(super) mutant: Option<Mutant>,
 }
@@ -421,7 +422,7 @@ impl World {
                     self.record,
                     Some(Record::Granted { .. } | Record::Released { .. })
                 );
-                self.excused |= node.memory && !gone;
+                self.excused |= !gone;
                 self.excused |= matches!(self.s_end, Some(SourceOutcome::Lost { .. }));
                 self.s_end = None;
                 self.record_known = true;
