@@ -13,6 +13,8 @@ mod hypervisor;
 mod machine;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod memory;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod migration;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};
 pub use error::{DWCPError, ErrorCode, Result};
