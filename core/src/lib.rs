@@ -15,6 +15,8 @@ mod machine;
 mod memory;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod migration;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod wire;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};
 pub use error::{DWCPError, ErrorCode, Result};
