@@ -5,16 +5,58 @@ pub mod model;
 
 pub mod action;
 
+#[cfg(feature = "client")]
+mod client;
+
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the migrations, which come next, use the rest"
+    )
+)]
 mod guest;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the migrations, which come next, use the rest"
+    )
+)]
 mod hypervisor;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the migrations, which come next, use the rest"
+    )
+)]
 mod machine;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the migrations, which come next, use the rest"
+    )
+)]
 mod memory;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod node;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};
+#[cfg(feature = "client")]
+pub use client::{
+    Client, ClientConfig, Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress,
+    VMClient,
+};
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
     Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus,
@@ -23,6 +65,9 @@ pub use model::{
     NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,
     Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent, VMEventType, VMMetrics, VMState,
 };
+
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+pub use node::{Backend, Node, NodeBuilder};
 
 #[cfg(test)]
 mod test_support;

@@ -1,0 +1,1 @@
+//! Tests of a whole node that need its insides.
