@@ -99,7 +99,7 @@ impl Client {
     pub async fn health(&self) -> Result<Health> {
         match self.call(Action::Health).await? {
             Outcome::Health(health) => Ok(*health),
-            other => Err(unexpected(&other)),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -111,7 +111,7 @@ impl Client {
     pub async fn node_info(&self) -> Result<NodeInfo> {
         match self.call(Action::Node).await? {
             Outcome::Node(info) => Ok(*info),
-            other => Err(unexpected(&other)),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -191,13 +191,14 @@ impl Client {
         }
         result
     }
-}
 
-/// An answer of another kind than the request asks for.
-fn unexpected(outcome: &Outcome) -> DWCPError {
-    let text = format!("{outcome:?}");
-    let kind = text.split(['(', ' ']).next().unwrap_or_default();
-    DWCPError::Protocol(format!(
-        "the node answered with {kind}, which was not asked"
-    ))
+    /// The error for an answer of another kind than the request asks for.
+    fn unexpected(&self, outcome: &Outcome) -> DWCPError {
+        self.0.counters.failed();
+        let text = format!("{outcome:?}");
+        let kind = text.split(['(', ' ']).next().unwrap_or_default();
+        DWCPError::Protocol(format!(
+            "the node answered with {kind}, which was not asked"
+        ))
+    }
 }

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_core::Stream;
 
+use super::Client;
 use super::service::ItemStream;
-use super::{Client, unexpected};
 use crate::action::{Action, Item, Outcome};
 use crate::error::{DWCPError, Result};
 use crate::model::{MigrationStatus, VMEvent, VMMetrics};
@@ -201,7 +201,7 @@ impl ConsoleWriter {
         };
         match self.client.call(action).await? {
             Outcome::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err(self.client.unexpected(&other)),
         }
     }
 }

@@ -108,9 +108,7 @@ async fn a_stream_keeps_the_error_that_ended_it() {
     let (service, client) = client();
     let mut events = client.vm().watch("x").await.unwrap();
     let sink = service.sinks.lock().unwrap().pop().unwrap();
-    sink.send(Ok(Item::Event(Box::new(VMEvent::default()))))
-        .await
-        .unwrap();
+    sink.send(Ok(Item::Event(Box::default()))).await.unwrap();
     sink.send(Err(DWCPError::Unavailable("gone".into())))
         .await
         .unwrap();

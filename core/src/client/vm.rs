@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Client;
 use super::streams::{Console, Events, MetricsStream, MigrationProgress};
-use super::{Client, unexpected};
 use crate::action::{Action, Outcome, Subscription};
 use crate::error::Result;
 use crate::model::{
@@ -26,24 +26,24 @@ pub struct VMClient {
     client: Client,
 }
 
-/// Takes the outcome a request asks for out of an answer.
-macro_rules! expect {
-    ($answer:expr, $variant:ident) => {
-        match $answer.await? {
+/// Asks, and takes the outcome that is asked for out of the answer.
+macro_rules! ask {
+    ($self:ident, $action:expr, $variant:ident) => {
+        match $self.client.call($action).await? {
             Outcome::$variant(value) => Ok(*value),
-            other => Err(unexpected(&other)),
+            other => Err($self.client.unexpected(&other)),
         }
     };
-    ($answer:expr, list $variant:ident) => {
-        match $answer.await? {
+    ($self:ident, $action:expr, list $variant:ident) => {
+        match $self.client.call($action).await? {
             Outcome::$variant(values) => Ok(values),
-            other => Err(unexpected(&other)),
+            other => Err($self.client.unexpected(&other)),
         }
     };
-    ($answer:expr) => {
-        match $answer.await? {
+    ($self:ident, $action:expr) => {
+        match $self.client.call($action).await? {
             Outcome::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err($self.client.unexpected(&other)),
         }
     };
 }
@@ -78,7 +78,7 @@ impl VMClient {
 
     async fn make(&self, config: VMConfig, key: Option<String>) -> Result<VM> {
         let config = Box::new(config);
-        expect!(self.client.call(Action::Create { config, key }), VM)
+        ask!(self, Action::Create { config, key }, VM)
     }
 
     /// Starts a VM; returns when its vCPUs run.
@@ -89,7 +89,7 @@ impl VMClient {
     /// the host. The VM is stopped then, and its `reason` says why.
     pub async fn start(&self, id: &str) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Start { vm_id }))
+        ask!(self, Action::Start { vm_id })
     }
 
     /// Stops a VM; returns when it is stopped. Without `force` the guest is asked, and has 30 s.
@@ -114,7 +114,7 @@ impl VMClient {
     /// As there.
     pub async fn stop_with(&self, id: &str, options: StopOptions) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Stop { vm_id, options }))
+        ask!(self, Action::Stop { vm_id, options })
     }
 
     /// Removes a VM that is stopped or failed, with its disks.
@@ -124,7 +124,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn destroy(&self, id: &str) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Destroy { vm_id }))
+        ask!(self, Action::Destroy { vm_id })
     }
 
     /// Holds the vCPUs of a running VM; its memory is kept.
@@ -134,7 +134,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn pause(&self, id: &str) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Pause { vm_id }))
+        ask!(self, Action::Pause { vm_id })
     }
 
     /// Lets the vCPUs of a paused VM run again.
@@ -144,7 +144,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn resume(&self, id: &str) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Resume { vm_id }))
+        ask!(self, Action::Resume { vm_id })
     }
 
     /// Starts the guest anew at once, as a reset button does.
@@ -154,7 +154,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn reset(&self, id: &str) -> Result<()> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Reset { vm_id }))
+        ask!(self, Action::Reset { vm_id })
     }
 
     /// Replaces the labels, the annotations, or both; `None` keeps them. Annotations of the guest
@@ -174,7 +174,7 @@ impl VMClient {
             labels,
             annotations,
         };
-        expect!(self.client.call(action), VM)
+        ask!(self, action, VM)
     }
 
     /// What a VM is and does.
@@ -184,7 +184,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn get(&self, id: &str) -> Result<VM> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Get { vm_id }), VM)
+        ask!(self, Action::Get { vm_id }, VM)
     }
 
     /// The VMs that match all filters, oldest first; `()` for all VMs.
@@ -194,7 +194,7 @@ impl VMClient {
     /// [`DWCPError::Config`](crate::DWCPError::Config) for too many filters.
     pub async fn list(&self, filters: impl Into<Filters>) -> Result<Vec<VM>> {
         let filters = filters.into();
-        expect!(self.client.call(Action::List { filters }), list VMs)
+        ask!(self, Action::List { filters }, list VMs)
     }
 
     /// Watches a VM. The first item is its present state (`event_type` is `current`), so that a loop
@@ -256,7 +256,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn get_metrics(&self, id: &str, window: Duration) -> Result<VMMetrics> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Metrics { vm_id, window }), Metrics)
+        ask!(self, Action::Metrics { vm_id, window }, Metrics)
     }
 
     /// The figures of a VM, each over the interval before it.
@@ -290,7 +290,7 @@ impl VMClient {
             options,
             key: None,
         };
-        expect!(self.client.call(action), Migration)
+        ask!(self, action, Migration)
     }
 
     /// How a migration goes, or went.
@@ -300,10 +300,7 @@ impl VMClient {
     /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for a migration the node does not know.
     pub async fn get_migration_status(&self, migration_id: &str) -> Result<MigrationStatus> {
         let migration_id = migration_id.to_owned();
-        expect!(
-            self.client.call(Action::MigrationStatus { migration_id }),
-            Migration
-        )
+        ask!(self, Action::MigrationStatus { migration_id }, Migration)
     }
 
     /// How a migration goes, as a stream until it ends.
@@ -326,10 +323,7 @@ impl VMClient {
     /// [`DWCPError::InvalidOperation`](crate::DWCPError::InvalidOperation) after the switch.
     pub async fn cancel_migration(&self, migration_id: &str) -> Result<MigrationStatus> {
         let migration_id = migration_id.to_owned();
-        expect!(
-            self.client.call(Action::CancelMigration { migration_id }),
-            Migration
-        )
+        ask!(self, Action::CancelMigration { migration_id }, Migration)
     }
 
     /// The migrations the node knows of.
@@ -338,7 +332,7 @@ impl VMClient {
     ///
     /// Those of every method.
     pub async fn list_migrations(&self) -> Result<Vec<MigrationStatus>> {
-        expect!(self.client.call(Action::ListMigrations), list Migrations)
+        ask!(self, Action::ListMigrations, list Migrations)
     }
 
     /// What moving a VM to that node would be like.
@@ -357,7 +351,7 @@ impl VMClient {
             target_node: target.to_owned(),
             options,
         };
-        expect!(self.client.call(action), Plan)
+        ask!(self, action, Plan)
     }
 
     /// Finds out who has the VM of a migration that lost its peer; with `force`, takes it although
@@ -375,7 +369,7 @@ impl VMClient {
             migration_id: migration_id.to_owned(),
             force,
         };
-        expect!(self.client.call(action), Migration)
+        ask!(self, action, Migration)
     }
 
     /// Takes a snapshot of a VM; returns when it is complete.
@@ -395,7 +389,7 @@ impl VMClient {
             options,
             key: None,
         };
-        expect!(self.client.call(action), Snapshot)
+        ask!(self, action, Snapshot)
     }
 
     /// The snapshots of a VM, oldest first.
@@ -405,7 +399,7 @@ impl VMClient {
     /// Those of every method.
     pub async fn list_snapshots(&self, id: &str) -> Result<Vec<Snapshot>> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::ListSnapshots { vm_id }), list Snapshots)
+        ask!(self, Action::ListSnapshots { vm_id }, list Snapshots)
     }
 
     /// Makes a VM what it was when the snapshot was taken, in the state it had then.
@@ -418,7 +412,7 @@ impl VMClient {
             vm_id: id.to_owned(),
             snapshot_id: snapshot_id.to_owned(),
         };
-        expect!(self.client.call(action))
+        ask!(self, action)
     }
 
     /// Removes a snapshot.
@@ -428,7 +422,7 @@ impl VMClient {
     /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for a snapshot the node does not have.
     pub async fn delete_snapshot(&self, snapshot_id: &str) -> Result<()> {
         let snapshot_id = snapshot_id.to_owned();
-        expect!(self.client.call(Action::DeleteSnapshot { snapshot_id }))
+        ask!(self, Action::DeleteSnapshot { snapshot_id })
     }
 
     /// Has the built-in guest check all its memory, and returns its report.
@@ -440,7 +434,7 @@ impl VMClient {
     /// paused or reset meanwhile.
     pub async fn verify(&self, id: &str) -> Result<GuestReport> {
         let vm_id = id.to_owned();
-        expect!(self.client.call(Action::Verify { vm_id }), Guest)
+        ask!(self, Action::Verify { vm_id }, Guest)
     }
 
     /// The console of a VM that runs.

@@ -77,6 +77,11 @@ impl EventLog {
         self.next
     }
 
+    /// Whether all events from a number on are kept.
+    pub(super) fn keeps(&self, from: u64) -> bool {
+        from >= self.next - self.kept.len() as u64
+    }
+
     /// Adds an event; `seq` is set here.
     pub(super) fn append(&mut self, mut event: Logged) {
         event.seq = self.next;
@@ -98,7 +103,7 @@ impl EventLog {
         if from >= self.next {
             return Read::Nothing;
         }
-        if from < oldest {
+        if !self.keeps(from) {
             return Read::Lost(LostEvents {
                 count: oldest - from,
                 next: oldest,

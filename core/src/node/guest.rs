@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::registry::{Running, Standing};
+use super::registry::Standing;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::model::{GuestReport, VMState};
@@ -17,15 +17,14 @@ impl Shared {
         let mut standing = entry.standing();
         let began = *standing.borrow_and_update();
         self.registry.find_legal(action)?;
-        let (pulse, run) = match entry.machine() {
-            Some(Running { machine, run }) => match machine.pulse() {
-                Some(pulse) => (Arc::clone(pulse), run),
-                None => {
-                    return Err(DWCPError::Unsupported(
-                        "verify: only the built-in guest dwcp/pulse can check its memory".into(),
-                    ));
-                }
-            },
+        let guest = entry.with_machine(|machine, run| (machine.pulse().cloned(), Arc::clone(run)));
+        let (pulse, run) = match guest {
+            Some((Some(pulse), run)) => (pulse, run),
+            Some((None, _)) => {
+                return Err(DWCPError::Unsupported(
+                    "verify: only the built-in guest dwcp/pulse can check its memory".into(),
+                ));
+            }
             None => return Err(self.interrupted(&entry.id, began)),
         };
         let number = pulse.ask_check();

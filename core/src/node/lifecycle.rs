@@ -13,7 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::Shared;
 use super::metrics::Sample;
 use super::migrations;
-use super::registry::{Change, Running, VmEntry};
+use super::registry::{Change, Running, VmEntry, closed};
 use super::run::Run;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
@@ -143,7 +143,7 @@ impl Shared {
         }
         let ended = async {
             // Hears every ring after `listen`, so no end is missed between the look and the wait.
-            while machine.ended().is_none() && bell.changed().await.is_ok() {}
+            while machine.ended().is_none() && !run.is_over() && bell.changed().await.is_ok() {}
         };
         tokio::select! {
             biased;
@@ -153,6 +153,11 @@ impl Shared {
                 return self.power_off(entry, "was stopped by force").await;
             }
             () = tokio::time::sleep(timeout) => {}
+        }
+        if run.is_over() {
+            // The node ended, and took the machine.
+            self.end(machine).await?;
+            return Err(closed());
         }
         match machine.ended() {
             Some(End::PoweredOff) => {
@@ -191,7 +196,10 @@ impl Shared {
             drop(machine);
             (VMState::Running, VMEventType::Started)
         };
-        let change = Change::new(state, event, format!("{message}, and is {state} again"));
+        let change = Change {
+            reason: before.reason.clone(),
+            ..Change::new(state, event, format!("{message}, and is {state} again"))
+        };
         self.registry.change(&entry.id, change)?;
         Err(DWCPError::Timeout(format!(
             "stop: VM {} {message}; it is {state}",
@@ -257,9 +265,7 @@ impl Shared {
             self.registry.change(&entry.id, change.because())?;
             return Err(error);
         }
-        if let Some(Running { run, .. }) = entry.machine() {
-            run.reset();
-        }
+        entry.with_machine(|_, run| run.reset());
         entry.begin_incarnation();
         let change = Change {
             reason: held.vm.reason.clone(),

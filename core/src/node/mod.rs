@@ -180,33 +180,36 @@ impl Node {
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.shared);
         shared.registry.drain();
-        let deadline = tokio::time::Instant::now() + timeout;
         let mut stops = JoinSet::new();
         for entry in shared.registry.active() {
-            let shared = Arc::clone(&shared);
-            let stop = async move {
-                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                let options = StopOptions {
-                    force: false,
-                    timeout: Some(left),
-                };
-                let vm_id = entry.id.clone();
-                let action = Action::Stop {
-                    vm_id,
-                    options: options.clone(),
-                };
-                // What cannot be asked is ended below.
-                tokio::time::timeout_at(deadline, shared.stop(action, options))
-                    .await
-                    .is_ok()
+            let options = StopOptions {
+                force: false,
+                timeout: Some(timeout),
             };
+            let action = Action::Stop {
+                vm_id: entry.id.clone(),
+                options: options.clone(),
+            };
+            let shared = Arc::clone(&shared);
+            // Whom it cannot stop is ended below.
+            let stop = async move { shared.stop(action, options).await.is_ok() };
             stops.spawn_on(stop, &self.0.shared.runtime);
         }
-        while stops.join_next().await.is_some() {}
+        let all = async { while stops.join_next().await.is_some() {} };
+        // A stop may have to wait for another operation first, and then gives its own time to the
+        // guest: this is the limit of all of it.
+        let in_time = tokio::select! {
+            () = all => true,
+            () = sleep_on(&shared.runtime, timeout) => false,
+        };
         self.0.sampler.abort();
         let closing = Arc::clone(&shared);
-        let closed = shared.runtime.spawn_blocking(move || closing.close());
-        match closed.await {
+        let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
+        if !in_time {
+            // They find that the node is over, and end at once.
+            while stops.join_next().await.is_some() {}
+        }
+        match closed {
             Ok(()) => Ok(()),
             Err(error) => {
                 shared.close();
@@ -252,6 +255,12 @@ impl Shared {
             Err(error) => Err(broken(&error)),
         }
     }
+}
+
+/// Sleeps by the clock of a runtime, whoever waits.
+async fn sleep_on(runtime: &Handle, time: Duration) {
+    // It ends early only with the runtime, and then nothing is left to wait for.
+    let _ = runtime.spawn(tokio::time::sleep(time)).await;
 }
 
 fn broken(error: &JoinError) -> DWCPError {

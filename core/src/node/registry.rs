@@ -156,6 +156,12 @@ impl VmEntry {
         running.as_ref().map(|own| look(&own.machine, &own.run))
     }
 
+    /// Whether it has one.
+    #[cfg(test)]
+    pub(super) fn has_machine(&self) -> bool {
+        self.lock_running().is_some()
+    }
+
     /// Gives it a machine.
     pub(crate) fn put_machine(&self, running: Running) {
         *self.lock_running() = Some(running);
@@ -386,14 +392,14 @@ impl Registry {
         }
     }
 
-    /// Events from a number on, without waiting.
-    pub(super) fn events_since(&self, from: u64) -> Read {
-        self.book().log.read(from, usize::MAX)
+    /// Whether all events from a number on are kept.
+    pub(super) fn keeps(&self, from: u64) -> bool {
+        self.book().log.keeps(from)
     }
 
     /// Whether events of a VM are kept from a number on.
     pub(super) fn has_events_of(&self, id: &str, from: u64) -> bool {
-        match self.events_since(from) {
+        match self.book().log.read(from, usize::MAX) {
             Read::Events(events) => events.iter().any(|event| event.vm.id == id),
             _ => false,
         }

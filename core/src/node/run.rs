@@ -97,6 +97,13 @@ impl Run {
         self.lock().over
     }
 
+    /// Waits until its machine is taken away.
+    pub(super) async fn over(&self) {
+        let mut bell = self.listen();
+        // The bell is here, so it does not go away.
+        while !self.is_over() && bell.changed().await.is_ok() {}
+    }
+
     /// Counts a check that was done; how many there were.
     pub(super) fn checked(&self) -> u64 {
         self.checks.fetch_add(1, Ordering::Relaxed) + 1

@@ -7,6 +7,7 @@ use super::Shared;
 use super::metrics::GLANCE;
 use super::migrations;
 use super::registry::{Phase, VmEntry};
+use super::streams::ending;
 use crate::action::{Action, Outcome, Subscription};
 use crate::client::{BoxFuture, ItemStream, Service};
 use crate::error::{DWCPError, Result};
@@ -73,13 +74,11 @@ impl Shared {
             Action::Update { .. } => Ok(Outcome::VM(Box::new(self.update(&action)?))),
             Action::Get { vm_id } => Ok(Outcome::VM(Box::new(self.get(&vm_id).await?))),
             Action::List { filters } => Ok(Outcome::VMs(self.list(&filters).await)),
-            Action::Metrics { ref vm_id, window } => {
+            Action::Metrics { window, .. } => {
                 let (entry, vm) = self.registry.find_legal(&action)?;
                 match self.figures(&entry, &vm, window).await? {
                     Some(metrics) => Ok(Outcome::Metrics(Box::new(metrics))),
-                    None => Err(DWCPError::InvalidOperation(format!(
-                        "get_metrics: VM {vm_id} is ending"
-                    ))),
+                    None => Err(ending("get_metrics", &vm)),
                 }
             }
             Action::Verify { .. } => Ok(Outcome::Guest(Box::new(self.verify(&action).await?))),
@@ -167,10 +166,7 @@ fn unsupported(action: &Action, what: &str) -> Result<Outcome> {
 /// Types on a console.
 fn type_in(entry: &VmEntry, vm: &VM, data: &[u8]) -> Result<Outcome> {
     match entry.with_machine(|machine, _| machine.type_in(data)) {
-        None => Err(DWCPError::InvalidOperation(format!(
-            "console: VM {} is ending",
-            vm.id
-        ))),
+        None => Err(ending("console", vm)),
         Some(taken) if taken < data.len() => Err(DWCPError::ResourceLimit(format!(
             "console: the guest took {taken} of {} bytes; it does not read its console as fast",
             data.len()

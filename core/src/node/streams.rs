@@ -7,7 +7,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::MissedTickBehavior;
 
 use super::events::Read;
-use super::registry::{Standing, VmEntry};
+use super::registry::VmEntry;
+use super::run::Run;
 use super::{Shared, migrations};
 use crate::action::{Action, Item, Subscription};
 use crate::client::{ItemSink, ItemStream};
@@ -45,8 +46,11 @@ impl Shared {
                     vm_id,
                     window: interval,
                 };
-                let (entry, _) = self.registry.find_legal(&action)?;
-                self.open_figures(entry, interval, sink, permit);
+                let (entry, vm) = self.registry.find_legal(&action)?;
+                let run = entry
+                    .with_machine(|_, run| Arc::clone(run))
+                    .ok_or_else(|| ending("stream_metrics", &vm))?;
+                self.open_figures(entry, run, interval, sink, permit);
             }
             Subscription::MigrationProgress { migration_id } => {
                 migrations::progress(self, &migration_id, sink, permit).await?;
@@ -58,9 +62,7 @@ impl Shared {
                 };
                 let (entry, vm) = self.registry.find_legal(&write)?;
                 let console = entry.with_machine(|machine, _| machine.console().clone());
-                let console = console.ok_or_else(|| {
-                    DWCPError::InvalidOperation(format!("console: VM {} is ending", vm.id))
-                })?;
+                let console = console.ok_or_else(|| ending("console", &vm))?;
                 self.open_console(entry, console, sink, permit);
             }
         }
@@ -75,45 +77,29 @@ impl Shared {
         permit: OwnedSemaphorePermit,
     ) -> Result<()> {
         let look = self.registry.look(watch.vm_id.as_deref(), &watch.filters)?;
-        let present = |vms: Vec<Arc<VM>>, last: u64| {
-            vms.into_iter()
-                .map(|vm| Box::new(current(&vm, last)))
-                .collect::<Vec<_>>()
-        };
         let last = look.next - 1;
-        let (first, from) = match since {
-            None => (present(look.vms, last), look.next),
-            Some(since) => {
-                let from = since.saturating_add(1);
-                match self.registry.events_since(from) {
-                    Read::Lost(_) => {
-                        let missed = LostEvents {
-                            count: look.next - from,
-                            next: look.next,
-                        };
-                        let mut first = vec![Box::new(lost(missed))];
-                        first.extend(present(look.vms, last));
-                        (first, look.next)
-                    }
-                    // A number from the future is of another node.
-                    _ if since > last => {
-                        let missed = LostEvents {
-                            count: 0,
-                            next: look.next,
-                        };
-                        let mut first = vec![Box::new(lost(missed))];
-                        first.extend(present(look.vms, last));
-                        (first, look.next)
-                    }
-                    _ => (Vec::new(), from),
-                }
+        let mut first = Vec::new();
+        // Whoever was here before goes on where it was, if that is still kept and was ever there: a
+        // number from the future is another node's.
+        let from = match since.map(|since| since.saturating_add(1)) {
+            Some(from) if from <= look.next && self.registry.keeps(from) => from,
+            resumed => {
+                first.extend(resumed.map(|from| {
+                    let count = look.next.saturating_sub(from);
+                    lost(LostEvents {
+                        count,
+                        next: look.next,
+                    })
+                }));
+                first.extend(look.vms.iter().map(|vm| current(vm, last)));
+                look.next
             }
         };
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             let _permit = permit;
             for event in first {
-                if sink.send(Ok(Item::Event(event))).await.is_err() {
+                if sink.send(Ok(Item::Event(Box::new(event)))).await.is_err() {
                     return;
                 }
             }
@@ -170,6 +156,7 @@ impl Shared {
     fn open_figures(
         self: &Arc<Self>,
         entry: Arc<VmEntry>,
+        run: Arc<Run>,
         interval: Duration,
         sink: ItemSink,
         permit: OwnedSemaphorePermit,
@@ -177,7 +164,6 @@ impl Shared {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             let _permit = permit;
-            let mut standing = entry.standing();
             let mut last = match shared.reading(&entry).await {
                 Ok(reading) => reading.map(|(sample, _)| sample),
                 Err(_) => None,
@@ -189,7 +175,7 @@ impl Shared {
                 tokio::select! {
                     biased;
                     () = sink.closed() => return,
-                    () = ended(&mut standing) => {
+                    () = run.over() => {
                         return shared.say_why(Some(&entry.id), &sink).await;
                     }
                     _ = ticks.tick() => {}
@@ -198,12 +184,12 @@ impl Shared {
                     return shared.say_why(Some(&entry.id), &sink).await;
                 };
                 let item = match shared.figures_since(&entry, &vm, last).await {
-                    Ok(Some((metrics, sample))) => {
+                    Ok(Some((metrics, sample))) if !run.is_over() => {
                         last = Some(sample);
                         Ok(Item::Metrics(Box::new(metrics)))
                     }
-                    // It is just ending.
-                    Ok(None) => continue,
+                    // It has just ended.
+                    Ok(_) => continue,
                     Err(error) => Err(error),
                 };
                 let failed = item.is_err();
@@ -251,11 +237,9 @@ impl Shared {
     }
 }
 
-/// Waits until a VM does not run any more.
-async fn ended(standing: &mut tokio::sync::watch::Receiver<Standing>) {
-    let over = |now: &Standing| now.gone || !now.state.is_active();
-    // An error means that the VM is gone altogether.
-    let _ = standing.wait_for(over).await;
+/// The error for a VM whose machine is just being taken away.
+pub(super) fn ending(what: &str, vm: &VM) -> DWCPError {
+    DWCPError::InvalidOperation(format!("{what}: VM {} is ending", vm.id))
 }
 
 /// What a watch is about.
