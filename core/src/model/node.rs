@@ -50,17 +50,31 @@ pub struct NodeCapabilities {
     pub priority: bool,
 }
 
-/// What a node allows each connection.
+/// What a node allows. 0 where it does not say.
+///
+/// # Examples
+///
+/// ```
+/// let mut limits = dwcp::NodeLimits::default();
+/// limits.max_memory = 16 << 30;
+/// limits.max_vms = 100;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct NodeLimits {
-    /// Longest frame in bytes.
+    /// Longest frame of a connection in bytes.
     pub max_frame: u64,
     /// Most streams open at once.
     pub max_streams: u32,
-    /// Most requests in flight at once.
+    /// Most requests of a connection in flight at once.
     pub max_inflight: u32,
+    /// Most memory of all VMs that run, in bytes: what their guests may use, used or not.
+    pub max_memory: u64,
+    /// Most vCPUs of all VMs that run.
+    pub max_cpus: u32,
+    /// Most VMs, in whatever state.
+    pub max_vms: u32,
 }
 
 /// What a node is.
@@ -84,7 +98,7 @@ pub struct NodeInfo {
     pub memory_available: u64,
     /// CPUs of the host.
     pub cpus: u32,
-    /// What it allows each connection.
+    /// What it allows.
     pub limits: NodeLimits,
     /// The optional things it can do.
     pub capabilities: NodeCapabilities,

@@ -1,0 +1,48 @@
+//! The seam between a client and what answers it.
+
+use std::fmt;
+use std::pin::Pin;
+
+use tokio::sync::mpsc;
+
+use crate::action::{Action, Item, Outcome, Subscription};
+use crate::error::Result;
+
+/// A future that owns all it needs.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Items between a producer and its consumer: enough that they need not take turns, and little
+/// enough that a consumer who stops reading costs nothing.
+const BUFFER: usize = 16;
+
+/// The producing end of a stream. An error is the last thing it sends.
+pub(crate) type ItemSink = mpsc::Sender<Result<Item>>;
+
+/// Whatever answers a client: a node in this process, or a connection to one.
+///
+/// What it is handed has been validated. Dropping the future of a call that changes something does
+/// not undo or halve it.
+pub(crate) trait Service: Send + Sync + fmt::Debug {
+    /// Answers a request.
+    fn call(&self, action: Action) -> BoxFuture<Result<Outcome>>;
+    /// Opens a stream.
+    fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>>;
+    /// Whether it still answers.
+    fn is_open(&self) -> bool;
+}
+
+/// The consuming end of a stream: bounded; dropping it ends the producer.
+#[derive(Debug)]
+pub(crate) struct ItemStream(pub(super) mpsc::Receiver<Result<Item>>);
+
+impl ItemStream {
+    /// Both ends of a new stream.
+    #[cfg_attr(
+        not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
+        allow(dead_code, reason = "only what answers clients makes one")
+    )]
+    pub(crate) fn channel() -> (ItemSink, ItemStream) {
+        let (sink, items) = mpsc::channel(BUFFER);
+        (sink, ItemStream(items))
+    }
+}

@@ -1,0 +1,232 @@
+//! Setting up a node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::info::host_memory;
+use super::once::Once;
+use super::registry::Registry;
+use super::{Node, Owner, Shared};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::{Hypervisor, Kvm, Sim};
+use crate::machine::Image;
+use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
+use crate::model::{NodeCapabilities, NodeLimits, new_uuid, validate};
+
+/// What runs the VMs of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Backend {
+    /// KVM. Needs `/dev/kvm`, and access to it.
+    #[default]
+    Kvm,
+    /// A simulation: threads that do to a VM's memory what the built-in guest would do, for tests and
+    /// for work on hosts without KVM. It shows as `sim` wherever a node says what it is.
+    Sim,
+}
+
+/// Sets up a node. Made by [`Node::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing runs before start()"]
+pub struct NodeBuilder {
+    name: String,
+    backend: Backend,
+    data_dir: Option<PathBuf>,
+    listen: Vec<String>,
+    peers: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    limits: NodeLimits,
+    default_image: String,
+    event_ring: usize,
+}
+
+impl NodeBuilder {
+    /// Events kept where nothing else is said: minutes of a busy node, in a few MiB.
+    pub const EVENT_RING_DEFAULT: usize = 4096;
+    /// Most events that can be kept.
+    pub const EVENT_RING_MAX: usize = 1 << 20;
+    /// Most VMs where nothing else is said, in whatever state.
+    pub const MAX_VMS_DEFAULT: u32 = 4096;
+    /// Most vCPUs of running VMs where nothing else is said. Each is a thread of this process.
+    pub const MAX_CPUS_DEFAULT: u32 = 4096;
+    /// Most streams open at once where nothing else is said.
+    pub const MAX_STREAMS_DEFAULT: u32 = 1024;
+
+    pub(super) fn new(name: &str) -> NodeBuilder {
+        NodeBuilder {
+            name: name.to_owned(),
+            backend: Backend::default(),
+            data_dir: None,
+            listen: Vec::new(),
+            peers: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            limits: NodeLimits::default(),
+            default_image: IMAGE_DEFAULT.to_owned(),
+            event_ring: Self::EVENT_RING_DEFAULT,
+        }
+    }
+
+    /// What runs the VMs. Default [`Backend::Kvm`]; there is no silent fall-back to the other.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Where the node keeps what outlives it. In this version nothing does: all state is in memory,
+    /// and the directory is not touched.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// An address to listen at, such as `127.0.0.1:9000`; may be called several times. In this
+    /// version it is noted only: nothing listens yet.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self
+    }
+
+    /// A node to which VMs can be moved, by its name, and where it listens.
+    pub fn peer(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
+        self.peers.insert(name.into(), address.into());
+        self
+    }
+
+    /// A label of the node.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Labels of the node, added to those it has.
+    pub fn labels<K: Into<String>, V: Into<String>>(
+        mut self,
+        labels: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let labels = labels.into_iter();
+        self.labels
+            .extend(labels.map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// What the node allows. A zero means the default: all memory of the host for `max_memory`, and
+    /// for the others the constants of this type.
+    pub fn limits(mut self, limits: NodeLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The image of VMs whose config names none, which is the same as naming `dwcp/pulse`.
+    pub fn default_image(mut self, image: impl Into<String>) -> Self {
+        self.default_image = image.into();
+        self
+    }
+
+    /// How many events are kept for watchers that are slow or come back, 1 to
+    /// [`EVENT_RING_MAX`](NodeBuilder::EVENT_RING_MAX). Fewer are kept where VMs have very long
+    /// annotations.
+    pub fn event_ring(mut self, events: usize) -> Self {
+        self.event_ring = events;
+        self
+    }
+
+    /// Starts the node, on the Tokio runtime that calls.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`] naming a setting that is not allowed; [`DWCPError::Unsupported`] where
+    /// the back end cannot be used on this host, saying what to do, or the default image is not
+    /// known.
+    pub async fn start(self) -> Result<Node> {
+        self.validate()?;
+        let hypervisor: Arc<dyn Hypervisor> = match self.backend {
+            Backend::Kvm => Arc::new(Kvm::open()?),
+            Backend::Sim => Arc::new(Sim::new()),
+        };
+        let limits = self.effective_limits();
+        let shared = Arc::new(Shared {
+            registry: Registry::new(&self.name, limits, self.event_ring),
+            streams: Arc::new(Semaphore::new(limits.max_streams as usize)),
+            name: self.name,
+            uuid: new_uuid(),
+            backend: self.backend,
+            hypervisor,
+            limits,
+            capabilities: NodeCapabilities {
+                huge_pages: true,
+                ..NodeCapabilities::default()
+            },
+            labels: self.labels,
+            peers: self.peers,
+            listen: self.listen,
+            data_dir: self.data_dir,
+            default_image: self.default_image,
+            created: Once::default(),
+            address: OnceLock::new(),
+            runtime: Handle::current(),
+            started: Instant::now(),
+        });
+        let sampler = tokio::spawn(Arc::clone(&shared).sample());
+        Ok(Node(Arc::new(Owner {
+            shared,
+            sampler: sampler.abort_handle(),
+        })))
+    }
+
+    fn validate(&self) -> Result<()> {
+        validate::name("name", &self.name)?;
+        validate::labels("labels", &self.labels)?;
+        for (name, address) in &self.peers {
+            validate::name("peer", name)?;
+            validate::text("peer", address, MAX_ADDRESS)?;
+        }
+        for address in &self.listen {
+            validate::text("listen", address, MAX_ADDRESS)?;
+        }
+        validate::text("default_image", &self.default_image, IMAGE_LEN_MAX)?;
+        Image::find(&self.default_image, MEMORY_DEFAULT, &BTreeMap::new()).map_err(|error| {
+            match error {
+                DWCPError::Unsupported(text) => {
+                    DWCPError::Unsupported(format!("default_image: {text}"))
+                }
+                other => other,
+            }
+        })?;
+        if !(1..=Self::EVENT_RING_MAX).contains(&self.event_ring) {
+            return validate::wrong(
+                "event_ring",
+                format_args!("must be 1 to {}", Self::EVENT_RING_MAX),
+            );
+        }
+        Ok(())
+    }
+
+    fn effective_limits(&self) -> NodeLimits {
+        let mut limits = self.limits;
+        if limits.max_memory == 0 {
+            limits.max_memory = match host_memory().total {
+                // A host that does not say sets no limit of its own.
+                0 => u64::MAX,
+                total => total,
+            };
+        }
+        for (limit, default) in [
+            (&mut limits.max_vms, Self::MAX_VMS_DEFAULT),
+            (&mut limits.max_cpus, Self::MAX_CPUS_DEFAULT),
+            (&mut limits.max_streams, Self::MAX_STREAMS_DEFAULT),
+        ] {
+            if *limit == 0 {
+                *limit = default;
+            }
+        }
+        limits
+    }
+}
+
+/// Longest address in bytes: a DNS name with a port, or the path of a Unix socket, is shorter.
+const MAX_ADDRESS: usize = 512;

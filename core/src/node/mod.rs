@@ -1,0 +1,272 @@
+//! Being a node: running VMs for whoever asks.
+//!
+//! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
+//! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
+//! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
+//! `migrations` moves VMs. `service` is the door: every request comes in as an `Action`.
+//!
+//! State is in memory in this version: a node that ends takes its VMs with it.
+
+#![forbid(unsafe_code)]
+
+mod builder;
+mod events;
+mod guest;
+mod info;
+mod lifecycle;
+mod metrics;
+mod migrations;
+mod once;
+mod registry;
+mod run;
+mod service;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+
+pub use self::builder::{Backend, NodeBuilder};
+use self::once::Once;
+use self::registry::Registry;
+use self::service::Local;
+use crate::action::Action;
+use crate::client::Client;
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::Hypervisor;
+use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM, VMConfig};
+
+/// A node: runs VMs in this process, and answers clients.
+///
+/// Cheap to clone; the node ends with the last handle, and its VMs with it, at once. Clients do not
+/// keep it: what they ask then is `unavailable`. [`shutdown`](Node::shutdown) gives the guests time.
+///
+/// # Examples
+///
+/// ```
+/// use dwcp::{Backend, Node, VMConfig, VMState};
+///
+/// # #[tokio::main]
+/// # async fn main() -> dwcp::Result<()> {
+/// let node = Node::builder("node-01").backend(Backend::Sim).start().await?;
+/// let vms = node.client().vm();
+/// let vm = vms.create(VMConfig::builder().name("web").memory(32 << 20).build()?).await?;
+/// vms.start(&vm.id).await?;
+/// assert_eq!(vms.get(&vm.id).await?.state, VMState::Running);
+/// node.shutdown(std::time::Duration::from_secs(10)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Node(Arc<Owner>);
+
+/// What the handles of a node share: its end is the node's.
+struct Owner {
+    shared: Arc<Shared>,
+    sampler: AbortHandle,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.sampler.abort();
+        self.shared.close();
+    }
+}
+
+/// A node's insides, shared by its tasks.
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+    backend: Backend,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) registry: Registry,
+    pub(crate) capabilities: NodeCapabilities,
+    limits: NodeLimits,
+    labels: BTreeMap<String, String>,
+    /// Addresses of nodes, by name.
+    pub(crate) peers: BTreeMap<String, String>,
+    #[expect(
+        dead_code,
+        reason = "for the listener, which comes with the migrations"
+    )]
+    pub(crate) listen: Vec<String>,
+    #[expect(dead_code, reason = "for the store, which is not built yet")]
+    data_dir: Option<PathBuf>,
+    default_image: String,
+    /// VMs that were created with an idempotency key.
+    created: Once<VMConfig, Arc<VM>>,
+    /// Permits of the streams that are open.
+    streams: Arc<Semaphore>,
+    /// Where the node listens, once it does.
+    pub(crate) address: OnceLock<SocketAddr>,
+    /// The runtime the node was started on: its tasks run there, whoever calls.
+    pub(crate) runtime: Handle,
+    started: Instant,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.shared, f)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.name)
+            .field("backend", &self.hypervisor.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Sets up a node with that name, by which its peers know it.
+    pub fn builder(name: impl AsRef<str>) -> NodeBuilder {
+        NodeBuilder::new(name.as_ref())
+    }
+
+    /// A client in this process: its requests go to the node directly.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::of(Arc::new(Local(Arc::clone(&self.0.shared))))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.shared.name
+    }
+
+    /// Its UUID: new at each start, because state is in memory in this version.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        &self.0.shared.uuid
+    }
+
+    /// What runs its VMs.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.0.shared.backend
+    }
+
+    /// Where it listens; `None` while it does not, which in this version is always.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.shared.address.get().copied()
+    }
+
+    /// Takes and starts no VMs from now on: such requests are `unavailable`. Those that run go on,
+    /// and can be stopped or moved away. There is no way back.
+    pub fn drain(&self) {
+        self.0.shared.registry.drain();
+    }
+
+    /// Ends the node: drains it, asks all guests to stop, ends those by force that have not stopped
+    /// within `timeout`, and waits until all is released. Later requests are `unavailable`.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Internal`] where the runtime the node was started on is gone; its VMs have ended
+    /// nevertheless.
+    pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
+        let shared = Arc::clone(&self.0.shared);
+        shared.registry.drain();
+        let mut stops = JoinSet::new();
+        for entry in shared.registry.active() {
+            let options = StopOptions {
+                force: false,
+                timeout: Some(timeout),
+            };
+            let action = Action::Stop {
+                vm_id: entry.id.clone(),
+                options: options.clone(),
+            };
+            let shared = Arc::clone(&shared);
+            // Whom it cannot stop is ended below.
+            let stop = async move { shared.stop(action, options).await.is_ok() };
+            stops.spawn_on(stop, &self.0.shared.runtime);
+        }
+        let all = async { while stops.join_next().await.is_some() {} };
+        // A stop may have to wait for another operation first, and then gives its own time to the
+        // guest: this is the limit of all of it.
+        let in_time = tokio::select! {
+            () = all => true,
+            () = sleep_on(&shared.runtime, timeout) => false,
+        };
+        self.0.sampler.abort();
+        let closing = Arc::clone(&shared);
+        let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
+        if !in_time {
+            // They find that the node is over, and end at once.
+            while stops.join_next().await.is_some() {}
+        }
+        match closed {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                shared.close();
+                Err(DWCPError::Internal(format!("shutdown: {error}")))
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the node and all its VMs, by force. Blocks until their threads have ended. Calling it
+    /// again does nothing.
+    fn close(&self) {
+        let mut ended = Vec::new();
+        for entry in self.registry.close() {
+            if let Some(machine) = entry.take_machine() {
+                machine.pause();
+                drop(machine);
+                ended.push(entry);
+            }
+        }
+        self.registry.closed(&ended);
+    }
+
+    /// Runs something that blocks off the async threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        match self.runtime.spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    /// Runs a request as a task of the node, which ends even when the caller goes away.
+    pub(crate) async fn job<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        match self.runtime.spawn(work).await {
+            Ok(result) => result,
+            Err(error) => Err(broken(&error)),
+        }
+    }
+}
+
+/// Sleeps by the clock of a runtime, whoever waits.
+async fn sleep_on(runtime: &Handle, time: Duration) {
+    // It ends early only with the runtime, and then nothing is left to wait for.
+    let _ = runtime.spawn(tokio::time::sleep(time)).await;
+}
+
+fn broken(error: &JoinError) -> DWCPError {
+    if error.is_panic() {
+        DWCPError::Internal("a task of the node panicked".into())
+    } else {
+        DWCPError::Unavailable("the runtime of the node has ended".into())
+    }
+}

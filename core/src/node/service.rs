@@ -1,0 +1,176 @@
+//! The door of a node: requests come in as actions, whoever asks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Shared;
+use super::metrics::GLANCE;
+use super::migrations;
+use super::registry::{Phase, VmEntry};
+use super::streams::ending;
+use crate::action::{Action, Outcome, Subscription};
+use crate::client::{BoxFuture, ItemStream, Service};
+use crate::error::{DWCPError, Result};
+use crate::model::{Filters, VM, VMMetrics};
+
+/// A node as a client in the same process reaches it.
+pub(super) struct Local(pub(super) Arc<Shared>);
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Service for Local {
+    fn call(&self, action: Action) -> BoxFuture<Result<Outcome>> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { shared.call(action).await })
+    }
+
+    fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { shared.open(subscription).await })
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.registry.phase() != Phase::Closed
+    }
+}
+
+impl Shared {
+    /// Answers a request. Whoever lets requests in from outside has checked the role.
+    pub(crate) async fn call(self: &Arc<Self>, action: Action) -> Result<Outcome> {
+        action.validate()?;
+        if let Some(error) = self.registry.why_over(None) {
+            return Err(error);
+        }
+        // What is not there, or not legal now, is refused before anything else is looked at.
+        if action.vm_id().is_some() {
+            self.registry.find_legal(&action)?;
+        }
+        let shared = Arc::clone(self);
+        match action {
+            Action::Create { config, key } => {
+                let work = async move { shared.create(*config, key).await };
+                Ok(Outcome::VM(Box::new(self.job(work).await?)))
+            }
+            Action::Start { .. } => done(self.job(async move { shared.start(action).await }).await),
+            Action::Stop { ref options, .. } => {
+                let options = options.clone();
+                done(
+                    self.job(async move { shared.stop(action, options).await })
+                        .await,
+                )
+            }
+            Action::Destroy { .. } => {
+                done(self.job(async move { shared.destroy(action).await }).await)
+            }
+            Action::Pause { .. } => done(self.job(async move { shared.pause(action).await }).await),
+            Action::Resume { .. } => {
+                done(self.job(async move { shared.resume(action).await }).await)
+            }
+            Action::Reset { .. } => done(self.job(async move { shared.reset(action).await }).await),
+            Action::Update { .. } => Ok(Outcome::VM(Box::new(self.update(&action)?))),
+            Action::Get { vm_id } => Ok(Outcome::VM(Box::new(self.get(&vm_id).await?))),
+            Action::List { filters } => Ok(Outcome::VMs(self.list(&filters).await)),
+            Action::Metrics { window, .. } => {
+                let (entry, vm) = self.registry.find_legal(&action)?;
+                match self.figures(&entry, &vm, window).await? {
+                    Some(metrics) => Ok(Outcome::Metrics(Box::new(metrics))),
+                    None => Err(ending("get_metrics", &vm)),
+                }
+            }
+            Action::Verify { .. } => Ok(Outcome::Guest(Box::new(self.verify(&action).await?))),
+            Action::ConsoleWrite { ref data, .. } => {
+                let (entry, vm) = self.registry.find_legal(&action)?;
+                type_in(&entry, &vm, data)
+            }
+            Action::Health => Ok(Outcome::Health(Box::new(self.health()))),
+            Action::Node => Ok(Outcome::Node(Box::new(self.node_info().await))),
+            Action::Migrate {
+                vm_id,
+                target_node,
+                options,
+                key,
+            } => {
+                let work = async move {
+                    migrations::migrate(&shared, &vm_id, &target_node, options, key).await
+                };
+                Ok(Outcome::Migration(Box::new(self.job(work).await?)))
+            }
+            Action::MigrationStatus { migration_id } => {
+                let status = migrations::status(self, &migration_id).await?;
+                Ok(Outcome::Migration(Box::new(status)))
+            }
+            Action::CancelMigration { migration_id } => {
+                let work = async move { migrations::cancel(&shared, &migration_id).await };
+                Ok(Outcome::Migration(Box::new(self.job(work).await?)))
+            }
+            Action::ListMigrations => Ok(Outcome::Migrations(migrations::list(self).await?)),
+            Action::ResolveMigration {
+                migration_id,
+                force,
+            } => {
+                let work = async move { migrations::resolve(&shared, &migration_id, force).await };
+                Ok(Outcome::Migration(Box::new(self.job(work).await?)))
+            }
+            Action::PlanMigration { .. } => unsupported(&action, "migrations are"),
+            Action::Snapshot { .. }
+            | Action::ListSnapshots { .. }
+            | Action::RestoreSnapshot { .. }
+            | Action::DeleteSnapshot { .. } => unsupported(&action, "snapshots are"),
+        }
+    }
+
+    /// What a VM is and does.
+    async fn get(&self, id: &str) -> Result<VM> {
+        let (entry, vm) = self.registry.find(id)?;
+        Ok(self.with_figures(&entry, &vm).await)
+    }
+
+    /// The VMs that match.
+    async fn list(&self, filters: &Filters) -> Vec<VM> {
+        let mut vms = Vec::new();
+        for (entry, vm) in self.registry.list(filters) {
+            vms.push(self.with_figures(&entry, &vm).await);
+        }
+        vms
+    }
+
+    async fn with_figures(&self, entry: &Arc<VmEntry>, vm: &Arc<VM>) -> VM {
+        let metrics: Option<VMMetrics> = if vm.state.is_active() {
+            // Without figures the rest is still worth an answer.
+            self.figures(entry, vm, GLANCE).await.unwrap_or_default()
+        } else {
+            None
+        };
+        VM {
+            metrics,
+            ..VM::clone(vm)
+        }
+    }
+}
+
+fn done(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Outcome::Done)
+}
+
+fn unsupported(action: &Action, what: &str) -> Result<Outcome> {
+    Err(DWCPError::Unsupported(format!(
+        "{}: {what} not built yet",
+        action.name()
+    )))
+}
+
+/// Types on a console.
+fn type_in(entry: &VmEntry, vm: &VM, data: &[u8]) -> Result<Outcome> {
+    match entry.with_machine(|machine, _| machine.type_in(data)) {
+        None => Err(ending("console", vm)),
+        Some(taken) if taken < data.len() => Err(DWCPError::ResourceLimit(format!(
+            "console: the guest took {taken} of {} bytes; it does not read its console as fast",
+            data.len()
+        ))),
+        Some(_) => Ok(Outcome::Done),
+    }
+}

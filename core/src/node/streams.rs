@@ -1,0 +1,284 @@
+//! The producers of what a node streams: one task for each stream, which ends with its consumer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::MissedTickBehavior;
+
+use super::events::Read;
+use super::registry::VmEntry;
+use super::run::Run;
+use super::{Shared, migrations};
+use crate::action::{Action, Item, Subscription};
+use crate::client::{ItemSink, ItemStream};
+use crate::error::{DWCPError, Result};
+use crate::machine::Console;
+use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType};
+
+/// Events taken from the log at once.
+const BATCH: usize = 64;
+
+impl Shared {
+    /// Opens a stream.
+    pub(super) async fn open(self: &Arc<Self>, subscription: Subscription) -> Result<ItemStream> {
+        subscription.validate()?;
+        if let Some(error) = self.registry.why_over(None) {
+            return Err(error);
+        }
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            DWCPError::ResourceLimit(format!(
+                "max_streams: this node has {} streams open, which is its limit",
+                self.limits.max_streams
+            ))
+        })?;
+        let (sink, stream) = ItemStream::channel();
+        match subscription {
+            Subscription::Watch {
+                vm_id,
+                filters,
+                since,
+            } => self.open_watch(Watch { vm_id, filters }, since, sink, permit)?,
+            Subscription::Metrics { vm_id, interval } => {
+                // What is legal for one figure is for many.
+                let action = Action::Metrics {
+                    vm_id,
+                    window: interval,
+                };
+                let (entry, vm) = self.registry.find_legal(&action)?;
+                let run = entry
+                    .with_machine(|_, run| Arc::clone(run))
+                    .ok_or_else(|| ending("stream_metrics", &vm))?;
+                self.open_figures(entry, run, interval, sink, permit);
+            }
+            Subscription::MigrationProgress { migration_id } => {
+                migrations::progress(self, &migration_id, sink, permit).await?;
+            }
+            Subscription::Console { vm_id } => {
+                let write = Action::ConsoleWrite {
+                    vm_id,
+                    data: bytes::Bytes::new(),
+                };
+                let (entry, vm) = self.registry.find_legal(&write)?;
+                let console = entry.with_machine(|machine, _| machine.console().clone());
+                let console = console.ok_or_else(|| ending("console", &vm))?;
+                self.open_console(entry, console, sink, permit);
+            }
+        }
+        Ok(stream)
+    }
+
+    fn open_watch(
+        self: &Arc<Self>,
+        watch: Watch,
+        since: Option<u64>,
+        sink: ItemSink,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<()> {
+        let look = self.registry.look(watch.vm_id.as_deref(), &watch.filters)?;
+        let last = look.next - 1;
+        let mut first = Vec::new();
+        // Whoever was here before goes on where it was, if that is still kept and was ever there: a
+        // number from the future is another node's.
+        let from = match since.map(|since| since.saturating_add(1)) {
+            Some(from) if from <= look.next && self.registry.keeps(from) => from,
+            resumed => {
+                first.extend(resumed.map(|from| {
+                    let count = look.next.saturating_sub(from);
+                    lost(LostEvents {
+                        count,
+                        next: look.next,
+                    })
+                }));
+                first.extend(look.vms.iter().map(|vm| current(vm, last)));
+                look.next
+            }
+        };
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            for event in first {
+                if sink.send(Ok(Item::Event(Box::new(event)))).await.is_err() {
+                    return;
+                }
+            }
+            shared.watch(&watch, from, &sink).await;
+        });
+        Ok(())
+    }
+
+    /// Sends the events of a watch from a number on.
+    async fn watch(&self, watch: &Watch, mut from: u64, sink: &ItemSink) {
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = sink.closed() => return,
+                read = self.registry.read_events(from, BATCH) => read,
+            };
+            match read {
+                Some(Read::Events(events)) => {
+                    for event in events {
+                        from = event.seq + 1;
+                        let about = watch.is_about(&event.vm, event.before.as_deref());
+                        if !about {
+                            continue;
+                        }
+                        let item = Item::Event(Box::new(event.to_event()));
+                        if sink.send(Ok(item)).await.is_err() {
+                            return;
+                        }
+                        if event.last && watch.vm_id.is_some() {
+                            return self.say_why(watch.vm_id.as_deref(), sink).await;
+                        }
+                    }
+                }
+                Some(Read::Lost(missed)) => {
+                    from = missed.next;
+                    let item = Item::Event(Box::new(lost(missed)));
+                    if sink.send(Ok(item)).await.is_err() {
+                        return;
+                    }
+                    // The last event of the VM may be among them.
+                    if let Some(id) = &watch.vm_id
+                        && self.registry.find(id).is_err()
+                        && !self.registry.has_events_of(id, from)
+                    {
+                        return self.say_why(Some(id), sink).await;
+                    }
+                }
+                Some(Read::Nothing) => {}
+                None => return self.say_why(watch.vm_id.as_deref(), sink).await,
+            }
+        }
+    }
+
+    fn open_figures(
+        self: &Arc<Self>,
+        entry: Arc<VmEntry>,
+        run: Arc<Run>,
+        interval: Duration,
+        sink: ItemSink,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            let mut last = match shared.reading(&entry).await {
+                Ok(reading) => reading.map(|(sample, _)| sample),
+                Err(_) => None,
+            };
+            let begin = tokio::time::Instant::now() + interval;
+            let mut ticks = tokio::time::interval_at(begin, interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = sink.closed() => return,
+                    () = run.over() => {
+                        return shared.say_why(Some(&entry.id), &sink).await;
+                    }
+                    _ = ticks.tick() => {}
+                }
+                let Ok((_, vm)) = shared.registry.find(&entry.id) else {
+                    return shared.say_why(Some(&entry.id), &sink).await;
+                };
+                let item = match shared.figures_since(&entry, &vm, last).await {
+                    Ok(Some((metrics, sample))) if !run.is_over() => {
+                        last = Some(sample);
+                        Ok(Item::Metrics(Box::new(metrics)))
+                    }
+                    // It has just ended.
+                    Ok(_) => continue,
+                    Err(error) => Err(error),
+                };
+                let failed = item.is_err();
+                if sink.send(item).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn open_console(
+        self: &Arc<Self>,
+        entry: Arc<VmEntry>,
+        console: Console,
+        sink: ItemSink,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            let mut from = 0;
+            loop {
+                let read = tokio::select! {
+                    biased;
+                    () = sink.closed() => return,
+                    read = console.read(from) => read,
+                };
+                let Some((bytes, next)) = read else {
+                    return shared.say_why(Some(&entry.id), &sink).await;
+                };
+                from = next;
+                if sink.send(Ok(Item::Console(bytes))).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Ends a stream with the reason, where it is none of its own.
+    async fn say_why(&self, id: Option<&str>, sink: &ItemSink) {
+        if let Some(error) = self.registry.why_over(id) {
+            // Whoever dropped the stream needs no reason.
+            let _ = sink.send(Err(error)).await;
+        }
+    }
+}
+
+/// The error for a VM whose machine is just being taken away.
+pub(super) fn ending(what: &str, vm: &VM) -> DWCPError {
+    DWCPError::InvalidOperation(format!("{what}: VM {} is ending", vm.id))
+}
+
+/// What a watch is about.
+#[derive(Debug)]
+struct Watch {
+    vm_id: Option<String>,
+    filters: Filters,
+}
+
+impl Watch {
+    /// Whether an event belongs to it: the VM matched before it or after it, so that a VM which
+    /// leaves a filter is seen to leave.
+    fn is_about(&self, vm: &VM, before: Option<&VM>) -> bool {
+        self.vm_id.as_ref().is_none_or(|id| *id == vm.id)
+            && (self.filters.matches(vm)
+                || before.is_some_and(|before| self.filters.matches(before)))
+    }
+}
+
+/// The present state of a VM, as the first item of a watch.
+fn current(vm: &Arc<VM>, seq: u64) -> VMEvent {
+    VMEvent {
+        seq,
+        event_type: VMEventType::Current,
+        message: format!("is {}", vm.state),
+        timestamp: Timestamp::now(),
+        vm: VM::clone(vm),
+        ..VMEvent::default()
+    }
+}
+
+/// What says that events are missing.
+fn lost(missed: LostEvents) -> VMEvent {
+    VMEvent {
+        seq: missed.next.saturating_sub(1),
+        event_type: VMEventType::Lost,
+        message: format!("{} events are no longer kept", missed.count),
+        timestamp: Timestamp::now(),
+        lost: Some(missed),
+        ..VMEvent::default()
+    }
+}

@@ -1,0 +1,289 @@
+//! Tests of a whole node that need its insides. What programs can see is tested in
+//! `core/tests/lifecycle.rs`.
+
+use futures::StreamExt;
+
+use super::registry::Running;
+use super::*;
+use crate::hypervisor::Kvm;
+use crate::machine::News;
+use crate::model::{VMEventType, VMState};
+
+async fn nodes(test: &str) -> Vec<Node> {
+    let sim = Node::builder("node-01").backend(Backend::Sim).start();
+    let mut nodes = vec![sim.await.unwrap()];
+    match Kvm::open() {
+        Ok(_) => nodes.push(Node::builder("node-01").start().await.unwrap()),
+        Err(error) => crate::test_support::skipped(&format!("{test} on KVM"), &error),
+    }
+    nodes
+}
+
+fn config() -> VMConfig {
+    VMConfig {
+        name: "web".into(),
+        memory: 16 << 20,
+        cpus: 1,
+        annotations: [
+            ("dwcp.pulse/fill".to_owned(), "1048576".to_owned()),
+            ("dwcp.pulse/beat-hz".to_owned(), "1000".to_owned()),
+        ]
+        .into(),
+        ..VMConfig::default()
+    }
+}
+
+/// A running VM of a node.
+async fn running(node: &Node) -> (String, Running) {
+    let vms = node.client().vm();
+    let vm = vms.create(config()).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    let (entry, _) = node.0.shared.registry.find(&vm.id).unwrap();
+    (vm.id, entry.machine().unwrap())
+}
+
+#[tokio::test]
+async fn a_guest_that_crashes_is_failed_with_a_reason() {
+    let Ok(node) = Node::builder("node-01").start().await else {
+        return crate::test_support::skipped("a_guest_that_crashes_is_failed", &"no KVM");
+    };
+    let vms = node.client().vm();
+    let (id, Running { machine, .. }) = running(&node).await;
+    let mut events = vms.watch(&id).await.unwrap();
+    // ud2 over the guest's code: nobody handles it.
+    let crash = [0x0f, 0x0b].repeat(512);
+    machine.ram().write(0x8000, &crash).unwrap();
+    drop(machine);
+    let event = loop {
+        let event = events.next().await.unwrap();
+        if event.event_type == VMEventType::Failed {
+            break event;
+        }
+    };
+    assert_eq!(event.vm.state, VMState::Failed);
+    let reason = event.vm.reason.unwrap();
+    assert!(!reason.is_empty());
+    assert!(event.vm.stopped_at.is_some());
+    let vm = vms.get(&id).await.unwrap();
+    assert_eq!((vm.state, vm.reason), (VMState::Failed, Some(reason)));
+    // It can be started again, or destroyed.
+    vms.start(&id).await.unwrap();
+    assert_eq!(vms.get(&id).await.unwrap().reason, None);
+    vms.stop(&id, true).await.unwrap();
+    vms.destroy(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_itself_off_is_stopped() {
+    for node in nodes("a_guest_that_powers_itself_off_is_stopped").await {
+        let vms = node.client().vm();
+        let (id, Running { machine, .. }) = running(&node).await;
+        let mut events = vms.watch(&id).await.unwrap();
+        let mut figures = vms
+            .stream_metrics(&id, Duration::from_millis(1))
+            .await
+            .unwrap();
+        let mut console = vms.console(&id).await.unwrap();
+        machine.pulse().unwrap().ask_off();
+        drop(machine);
+        loop {
+            let event = events.next().await.unwrap();
+            if event.event_type == VMEventType::Stopped {
+                assert_eq!(event.vm.reason.as_deref(), Some("the guest powered off"));
+                break;
+            }
+        }
+        while figures.next().await.is_some() {}
+        assert_eq!(figures.error(), None);
+        while console.next().await.is_some() {}
+        assert_eq!(console.error(), None);
+        assert!(!node.0.shared.registry.find(&id).unwrap().0.has_machine());
+        vms.destroy(&id).await.unwrap();
+        while events.next().await.is_some() {}
+        assert_eq!(events.error(), None, "the end of a VM ends its watch");
+    }
+}
+
+#[tokio::test]
+async fn what_the_guest_says_are_events() {
+    for node in nodes("what_the_guest_says_are_events").await {
+        let vms = node.client().vm();
+        let vm = vms.create(config()).await.unwrap();
+        let mut events = vms.watch(&vm.id).await.unwrap();
+        vms.start(&vm.id).await.unwrap();
+        let said = async |events: &mut crate::client::Events| loop {
+            let event = events.next().await.unwrap();
+            if event.event_type == VMEventType::Guest {
+                return event.message;
+            }
+        };
+        assert_eq!(said(&mut events).await, "memory filled");
+        let (entry, _) = node.0.shared.registry.find(&vm.id).unwrap();
+        // A page beyond the working set, which nobody writes again.
+        let gpa = (4 << 20) + (1 << 20) - 4096;
+        let Running { machine, .. } = entry.machine().unwrap();
+        machine.ram().write(gpa, &[0xee; 64]).unwrap();
+        drop(machine);
+        let report = vms.verify(&vm.id).await.unwrap();
+        assert!(!report.verified);
+        assert_eq!((report.faults, report.first_fault), (1, Some(gpa)));
+        let message = said(&mut events).await;
+        assert!(message.contains(&format!("{gpa:#x}")), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_memory_ends_whatever_happens() {
+    for node in nodes("a_check_of_memory_ends_whatever_happens").await {
+        let vms = node.client().vm();
+        // A guest that looks for commands once a second does not check before we come.
+        let mut slow = config();
+        slow.annotations
+            .insert("dwcp.pulse/beat-hz".into(), "1".into());
+        let vm = vms.create(slow).await.unwrap();
+        let (entry, _) = node.0.shared.registry.find(&vm.id).unwrap();
+        for what in ["pause", "reset", "stop", "shut down"] {
+            vms.start(&vm.id).await.unwrap();
+            let (own, id) = (vms.clone(), vm.id.clone());
+            let check = tokio::spawn(async move { own.verify(&id).await });
+            while entry.verifying.try_lock().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            match what {
+                "pause" => vms.pause(&vm.id).await.unwrap(),
+                "reset" => vms.reset(&vm.id).await.unwrap(),
+                "stop" => vms.stop(&vm.id, true).await.unwrap(),
+                _ => node.shutdown(Duration::ZERO).await.unwrap(),
+            }
+            let result = check.await.unwrap();
+            match (what, &result) {
+                // The guest may have been faster than we.
+                (_, Ok(report)) => assert!(report.verified),
+                // Whether the guest or the node was first.
+                ("shut down", Err(DWCPError::Unavailable(_) | DWCPError::InvalidOperation(_))) => {
+                    break;
+                }
+                ("pause", Err(DWCPError::InvalidOperation(why))) => {
+                    assert!(why.contains("is paused"), "{why}");
+                }
+                ("reset", Err(DWCPError::InvalidOperation(why))) => {
+                    assert!(why.contains("was reset"), "{why}");
+                }
+                ("stop", Err(DWCPError::InvalidOperation(_))) => continue,
+                _ => panic!("{what}: {result:?}"),
+            }
+            if what != "shut down" && what != "stop" {
+                vms.stop(&vm.id, true).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_cannot_flood_the_log() {
+    let [node] = &nodes("").await[..1] else {
+        panic!("there is always one")
+    };
+    let (
+        id,
+        Running {
+            machine: _machine,
+            run,
+        },
+    ) = running(node).await;
+    let hooks = run.hooks();
+    let first = node.0.shared.registry.look(None, &Default::default());
+    for gpa in 0..1000 {
+        (hooks.on_news)(News::Fault(gpa));
+        tokio::task::yield_now().await;
+    }
+    drop(_machine);
+    node.client().vm().stop(&id, true).await.unwrap();
+    let last = node.0.shared.registry.look(None, &Default::default());
+    let events = last.unwrap().next - first.unwrap().next;
+    assert!(events <= u64::from(run::GUEST_EVENTS_MAX) + 2, "{events}");
+}
+
+#[tokio::test]
+async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
+    for node in nodes("a_vm_under_migration_keeps_its_machine").await {
+        let registry = &node.0.shared.registry;
+        let vms = node.client().vm();
+        let (id, Running { machine, .. }) = running(&node).await;
+        let departure = registry.begin_migration(&id, "node-02").unwrap();
+        assert!(departure.running.is_some());
+        assert!(vms.verify(&id).await.unwrap().verified, "it runs on");
+        for refused in [
+            vms.stop(&id, true).await,
+            vms.reset(&id).await,
+            vms.destroy(&id).await,
+        ] {
+            assert!(
+                matches!(refused, Err(DWCPError::Unsupported(_))),
+                "{refused:?}"
+            );
+        }
+        assert!(vms.pause(&id).await.is_err());
+        machine.pulse().unwrap().ask_off();
+        while machine.ended().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(departure.entry.has_machine());
+        drop((machine, departure.running));
+        let mut events = vms.watch(&id).await.unwrap();
+        registry
+            .end_migration(&id, VMState::Running, "cancelled")
+            .unwrap();
+        loop {
+            let event = events.next().await.unwrap();
+            if event.event_type == VMEventType::Stopped {
+                assert_eq!(event.vm.reason.as_deref(), Some("the guest powered off"));
+                break;
+            }
+        }
+        assert!(!departure.entry.has_machine());
+    }
+}
+
+#[tokio::test]
+async fn a_vm_moves_between_two_registries() {
+    for node in nodes("a_vm_moves_between_two_registries").await {
+        let there = Node::builder("node-02").backend(node.backend());
+        let there = there.start().await.unwrap();
+        let (id, _) = running(&node).await;
+        let (from, to) = (&node.0.shared, &there.0.shared);
+        let departure = from.registry.begin_migration(&id, "node-02").unwrap();
+        let before = VM::clone(&departure.before);
+        let mut watch = node.client().vm().watch(&id).await.unwrap();
+        to.registry.insert_arriving(before, "node-01").unwrap();
+        // The machine is handed over as it is: both nodes are in this process.
+        let machine = from.registry.moved_away(&id, "node-02").unwrap().unwrap();
+        drop(departure);
+        let run = run::Run::new();
+        let running = Running {
+            machine,
+            run: Arc::clone(&run),
+        };
+        to.registry
+            .arrived(&id, Some(running), VMState::Running)
+            .unwrap();
+        let (entry, _) = to.registry.find(&id).unwrap();
+        to.keep(&entry, run);
+        let vms = there.client().vm();
+        assert!(vms.verify(&id).await.unwrap().verified);
+        assert_eq!(vms.get(&id).await.unwrap().node, "node-02");
+        let error = node.client().vm().get(&id).await.unwrap_err();
+        assert!(
+            matches!(&error, DWCPError::Unavailable(text) if text.contains("node-02")),
+            "{error}"
+        );
+        let mut last = None;
+        while let Some(event) = watch.next().await {
+            last = Some(event.event_type);
+        }
+        assert_eq!(last, Some(VMEventType::Migrated));
+        assert_eq!(watch.error(), Some(error));
+        vms.stop(&id, true).await.unwrap();
+        vms.destroy(&id).await.unwrap();
+    }
+}
