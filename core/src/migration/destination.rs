@@ -145,6 +145,7 @@ impl Incoming {
         let mut receiver = Receiver::new(stream.try_clone()?, Arc::clone(&open.ram));
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
         let thread = spawn("dwcp-receive", move || {
+            crate::machine::copy_behind_guests();
             loop {
                 let event = match receiver.receive() {
                     Ok(Arrival::State(state)) => Event::State(state),

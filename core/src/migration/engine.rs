@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Round, Sender, Sending};
-use super::switch::{Decision, SwitchRule};
+use super::switch::SwitchRule;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Machine, spawn};
 use crate::memory::{Harvest, PAGE_SIZE};
@@ -88,6 +88,7 @@ impl Engine {
             pacer: Pacer::new(options.bandwidth),
             progress,
             checksum: options.checksum,
+            backed: Mutex::new(0..0),
             #[cfg(test)]
             faults: options.faults,
         });
@@ -177,6 +178,7 @@ impl Worker {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (done, results) = mpsc::channel();
         let thread = spawn(&format!("dwcp-send{index}"), move || {
+            crate::machine::copy_behind_guests();
             for job in todo {
                 let result = match job {
                     Job::Round(round) => sender.send_round(&round),

@@ -6,8 +6,8 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::{CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, encode_runs, violation};
 use super::pacer::Pacer;
@@ -67,8 +67,33 @@ pub(super) struct Sending {
     pub(super) progress: Arc<Progress>,
     /// Whether every message carries a checksum.
     pub(super) checksum: bool,
+    /// Pages known to have host memory behind them; see [`next_backed`](Self::next_backed).
+    pub(super) backed: Mutex<PageRange>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
+}
+
+impl Sending {
+    /// The next run of pages, at or after `page`, with host memory behind them. Holes are found
+    /// without reading them, for reading would fill them.
+    ///
+    /// The run found last is remembered, for looking costs time with every page of it: pages get memory
+    /// at any time, but do not lose it while their VM moves. That there is a hole, on the other hand,
+    /// is only known by looking after the dirty bits were cleared.
+    fn next_backed(&self, page: u64) -> Result<PageRange> {
+        let mut known = self.backed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(&page) {
+            match self.ram.next_data(page)? {
+                Some(run) if run.contains(&page) => *known = run,
+                Some(run) => return Ok(run),
+                None => {
+                    let end = self.ram.layout().pages();
+                    return Ok(end..end);
+                }
+            }
+        }
+        Ok(page..known.end)
+    }
 }
 
 /// One channel's sending side.
@@ -80,8 +105,6 @@ pub(super) struct Sender {
     zeros: Vec<PageRange>,
     head: Vec<u8>,
     copy: Vec<u8>,
-    /// Pages known to have host memory behind them.
-    backed: PageRange,
 }
 
 impl Sender {
@@ -93,7 +116,6 @@ impl Sender {
             zeros: Vec::new(),
             head: Vec::new(),
             copy: Vec::new(),
-            backed: 0..0,
         }
     }
 
@@ -167,8 +189,13 @@ impl Sender {
         for changed in round.harvest.pages.runs(chunk.clone()) {
             let mut rest = changed;
             while !rest.is_empty() {
-                let backed = self.next_backed(rest.start)?;
-                let data = backed.start.min(rest.end)..backed.end.min(rest.end);
+                // Only the first round looks at pages that nobody ever wrote.
+                let data = if round.fresh {
+                    let backed = self.shared.next_backed(rest.start)?;
+                    backed.start.min(rest.end)..backed.end.min(rest.end)
+                } else {
+                    rest.clone()
+                };
                 if data.start > rest.start {
                     push(&mut self.zeros, rest.start..data.start);
                 }
@@ -185,24 +212,6 @@ impl Sender {
             }
         }
         Ok(())
-    }
-
-    /// The next run of pages, at or after `page`, with host memory behind them. Holes are found
-    /// without reading them, for reading would fill them.
-    ///
-    /// A run once found is remembered: pages get memory at any time, but do not lose it while their VM
-    /// moves. That there is a hole, on the other hand, is only known by looking after the dirty bits
-    /// were cleared.
-    fn next_backed(&mut self, page: u64) -> Result<PageRange> {
-        if !self.backed.contains(&page) {
-            let end = self.shared.ram.layout().pages();
-            match self.shared.ram.next_data(page)? {
-                Some(run) if run.contains(&page) => self.backed = run,
-                Some(run) => return Ok(run),
-                None => return Ok(end..end),
-            }
-        }
-        Ok(page..self.backed.end)
     }
 
     fn send_zeros(&mut self, round: &Round) -> Result<()> {

@@ -14,10 +14,6 @@ use crate::machine::Machine;
 use crate::model::{VM, VMEventType, VMState};
 
 /// A VM that a migration holds.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "read by the migration layer, which comes next")
-)]
 #[derive(Debug)]
 pub(crate) struct Departure {
     pub(crate) entry: Arc<VmEntry>,
@@ -27,10 +23,6 @@ pub(crate) struct Departure {
     pub(crate) running: Option<Running>,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "called by the migration layer, which comes next")
-)]
 impl Registry {
     /// Holds a VM that is running, paused or stopped: its state is `migrating` from now on.
     ///
