@@ -149,5 +149,5 @@ pub use model::{
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 pub use node::{Backend, Node, NodeBuilder};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod test_support;

@@ -612,32 +612,39 @@ async fn figures_are_plausible() {
             ..with(config("busy"), &[("spin", "true")])
         };
         let idle = with(config("idle"), &[("working-set", "0"), ("beat-hz", "10")]);
-        for (config, is_busy) in [(busy, true), (idle, false)] {
-            let (memory, cpus) = (config.memory, config.cpus);
+        let mut streams = Vec::new();
+        let mut ids = Vec::new();
+        for config in [busy, idle] {
             let vm = vms.create(config).await.unwrap();
             vms.start(&vm.id).await.unwrap();
             let interval = Duration::from_millis(200);
-            let mut figures = vms.stream_metrics(&vm.id, interval).await.unwrap();
-            // Whatever else this host does: once in a minute it gets its CPU, or leaves it.
-            let mut tries = 0;
-            loop {
-                let one = figures.next().await.unwrap();
-                assert!((0.0..=f64::from(cpus) * 100.0).contains(&one.cpu_usage));
-                assert_eq!(one.memory_used + one.memory_available, memory);
+            streams.push(vms.stream_metrics(&vm.id, interval).await.unwrap());
+            ids.push(vm.id);
+        }
+        // How much of a CPU a guest gets depends on what else this host does; that one which keeps two
+        // busy gets more than one which sleeps does not.
+        let mut tries = 0;
+        loop {
+            let (busy, idle) = futures::join!(streams[0].next(), async {
+                vms.get_metrics(&ids[1], Duration::from_secs(300)).await
+            });
+            let (busy, idle) = (busy.unwrap(), idle.unwrap());
+            for (one, most) in [(&busy, 200.0), (&idle, 100.0)] {
+                assert!((0.0..=most).contains(&one.cpu_usage), "{one:?}");
+                assert_eq!(one.memory_used + one.memory_available, 32 << 20);
                 assert!(one.dirty_pages_per_second.is_some());
-                if (one.cpu_usage > 50.0) == is_busy {
-                    break;
-                }
-                tries += 1;
-                assert!(tries < 300, "{one:?}");
             }
-            let whole = vms
-                .get_metrics(&vm.id, Duration::from_secs(300))
-                .await
-                .unwrap();
+            if busy.cpu_usage > 10.0 && busy.cpu_usage > 3.0 * idle.cpu_usage {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 300, "{busy:?} {idle:?}");
+        }
+        for (id, mut figures) in ids.iter().zip(streams) {
+            let whole = vms.get_metrics(id, Duration::from_secs(300)).await.unwrap();
             assert!(whole.vm_exits > 0 && whole.memory_used >= 1 << 20);
             assert_eq!(whole.stall_us, 0);
-            vms.stop(&vm.id, true).await.unwrap();
+            vms.stop(id, true).await.unwrap();
             while figures.next().await.is_some() {}
             assert_eq!(figures.error(), None);
         }
