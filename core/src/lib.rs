@@ -1,4 +1,86 @@
 //! Run virtual machines on KVM and move them, live, between hosts.
+//!
+//! A program links this library to be a node ([`Node`]: it runs VMs, in its own process) or to ask
+//! one ([`Client`]). It is to VMs what SQLite is to data: no daemon, no global state, many nodes and
+//! many VMs in one process, and dropping a handle gives back all that it held.
+//!
+//! # A node, and a VM on it
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use dwcp::{Backend, Node, VMConfig, VMState};
+//! use futures::StreamExt;
+//!
+//! # #[cfg(not(all(feature = "node", target_os = "linux", target_arch = "x86_64")))]
+//! # fn main() {}
+//! # #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+//! # #[tokio::main]
+//! # async fn main() -> dwcp::Result<()> {
+//! // The simulated back end needs no KVM; leave the line out for the real one.
+//! let node = Node::builder("node-01").backend(Backend::Sim).start().await?;
+//! let vms = node.client().vm();
+//!
+//! let config = VMConfig::builder().name("web").memory(64 << 20).cpus(2).build()?;
+//! let vm = vms.create(config).await?;
+//! let mut events = vms.watch(&vm.id).await?;
+//! vms.start(&vm.id).await?;
+//!
+//! // The first item is the present state, so this ends whatever was faster.
+//! while let Some(event) = events.next().await {
+//!     println!("[{}] {}: {}", event.timestamp, event.event_type, event.message);
+//!     if event.vm.state == VMState::Running {
+//!         break;
+//!     }
+//! }
+//!
+//! // The built-in guest checks its own memory when it is asked to.
+//! let report = vms.verify(&vm.id).await?;
+//! assert!(report.verified);
+//!
+//! vms.stop(&vm.id, false).await?;
+//! vms.destroy(&vm.id).await?;
+//! node.shutdown(Duration::from_secs(10)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it is made
+//!
+//! * **One enum is all a node can be asked**: [`Action`] is answered by one [`Outcome`],
+//!   [`Subscription`] by a stream of [`Item`]s. The methods of [`VMClient`] say the same with
+//!   types; [`Client::call`] and [`Client::subscribe`] take them as they are.
+//! * **States are told, not polled**: [`VMClient::watch`] begins with the present state and goes on
+//!   with every event, in order. Who reads too slowly is told how many it missed.
+//! * **Errors have a code**: [`DWCPError`] is the one error type, [`ErrorCode`] what it is on the
+//!   wire. A request that is not legal in the VM's state names the state and the legal ones.
+//! * **Limits have names**: what callers, guests and peers can make a node hold is bounded, and the
+//!   error says by which limit.
+//! * **The guest that is built in**, `dwcp/pulse`, fills memory, writes to it at a set rate, beats
+//!   and checks itself. What it is to do is said in annotations of its VM: `dwcp.pulse/fill`,
+//!   `working-set` (bytes), `dirty-pages-per-second`, `beat-hz`, `spin`.
+//!
+//! # What it does not do yet
+//!
+//! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
+//! success: migrations and snapshots; connecting over a network ([`Client::new`]), and listening;
+//! images other than `dwcp/pulse`, and with them disks, networks and all other devices. What a node
+//! has is in memory and ends with it.
+//!
+//! # Features
+//!
+//! `client` builds on every platform and has no KVM code. `node` is for Linux on x86-64, and nothing
+//! elsewhere. Both are on by default.
+
+#![cfg_attr(
+    not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the guide is about nodes too"
+    )
+)]
+// Tests count in numbers that they choose.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod error;
 pub mod model;
@@ -41,5 +123,5 @@ pub use model::{
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 pub use node::{Backend, Node, NodeBuilder};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod test_support;

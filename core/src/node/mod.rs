@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
 use self::migrations::Migrations;
@@ -210,7 +210,7 @@ impl Node {
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.shared);
         shared.registry.drain();
-        let mut stops = JoinSet::new();
+        let mut stops = Vec::new();
         for entry in shared.registry.active() {
             let options = StopOptions {
                 force: false,
@@ -223,21 +223,27 @@ impl Node {
             let shared = Arc::clone(&shared);
             // Whom it cannot stop is ended below.
             let stop = async move { shared.stop(action, options).await.is_ok() };
-            stops.spawn_on(stop, &self.0.shared.runtime);
+            stops.push(self.0.shared.runtime.spawn(stop));
         }
-        let all = async { while stops.join_next().await.is_some() {} };
+        let all = async {
+            for stop in stops {
+                // One that panicked has stopped nothing: that VM is ended below.
+                let _ = stop.await;
+            }
+        };
         // A stop may have to wait for another operation first, and then gives its own time to the
         // guest: this is the limit of all of it.
-        let in_time = tokio::select! {
-            () = all => true,
-            () = sleep_on(&shared.runtime, timeout) => false,
-        };
+        tokio::select! {
+            () = all => {}
+            () = sleep_on(&shared.runtime, timeout) => {}
+        }
         self.0.abort_tasks();
+        let entries = shared.registry.close();
         let closing = Arc::clone(&shared);
         let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
-        if !in_time {
-            // They find that the node is over, and end at once.
-            while stops.join_next().await.is_some() {}
+        // What was under way finds that the node is over, and ends at once.
+        for entry in entries {
+            drop(entry.lock().await);
         }
         match closed {
             Ok(()) => Ok(()),
@@ -262,15 +268,12 @@ impl Shared {
     /// again does nothing.
     fn close(&self) {
         migrations::close(self);
-        let mut ended = Vec::new();
         for entry in self.registry.close() {
             if let Some(machine) = entry.take_machine() {
                 machine.pause();
-                drop(machine);
-                ended.push(entry);
             }
         }
-        self.registry.closed(&ended);
+        self.registry.closed();
     }
 
     /// Runs something that blocks off the async threads.

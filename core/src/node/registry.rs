@@ -553,14 +553,17 @@ impl Registry {
         all.collect()
     }
 
-    /// The machines of these VMs have ended with the node.
-    pub(super) fn closed(&self, ended: &[Arc<VmEntry>]) {
+    /// The machines of the node have ended, or are being ended by whoever was just doing something
+    /// with them and finds the node over.
+    pub(super) fn closed(&self) {
         let mut book = self.book();
-        for entry in ended {
+        let active = book.vms.values().filter(|own| own.vm.state.is_active());
+        let ended: Vec<_> = active.map(|own| own.vm.id.clone()).collect();
+        for id in ended {
             let message = "the node was shut down";
             let change = Change::new(VMState::Stopped, VMEventType::Stopped, message).because();
-            // It cannot have gone: the node is over.
-            let _ = self.apply(&mut book, &entry.id, change);
+            // It cannot have gone: the lock is held.
+            let _ = self.apply(&mut book, &id, change);
         }
         drop(book);
         self.news.notify_waiters();

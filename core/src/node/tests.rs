@@ -146,7 +146,7 @@ async fn a_check_of_memory_ends_whatever_happens() {
             vms.start(&vm.id).await.unwrap();
             let (own, id) = (vms.clone(), vm.id.clone());
             let check = tokio::spawn(async move { own.verify(&id).await });
-            while entry.verifying.try_lock().is_ok() {
+            while entry.verifying.try_lock().is_ok() && !check.is_finished() {
                 tokio::task::yield_now().await;
             }
             match what {
@@ -285,5 +285,32 @@ async fn a_vm_moves_between_two_registries() {
         assert_eq!(watch.error(), Some(error));
         vms.stop(&id, true).await.unwrap();
         vms.destroy(&id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_console_goes_on_over_a_reset_and_ends_with_the_vm() {
+    for node in nodes("a_console_goes_on_over_a_reset").await {
+        let vms = node.client().vm();
+        let (id, Running { machine, .. }) = running(&node).await;
+        machine.console().print(b"before anybody looked, ");
+        let mut console = vms.console(&id).await.unwrap();
+        let mut read = async |text: &str| {
+            let mut all = Vec::new();
+            while all.len() < text.len() {
+                all.extend(console.next().await.unwrap());
+            }
+            assert_eq!(all, text.as_bytes());
+        };
+        read("before anybody looked, ").await;
+        vms.reset(&id).await.unwrap();
+        machine.console().print(b"and after a reset");
+        read("and after a reset").await;
+        vms.pause(&id).await.unwrap();
+        console.write(b"x").await.unwrap();
+        drop(machine);
+        vms.stop(&id, true).await.unwrap();
+        assert_eq!(console.next().await, None);
+        assert_eq!(console.error(), None);
     }
 }

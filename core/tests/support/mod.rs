@@ -10,8 +10,10 @@
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::Duration;
 
-use dwcp::{Backend, DWCPError, Node, NodeBuilder};
+use dwcp::{Backend, DWCPError, Events, Node, NodeBuilder, VMClient, VMConfig, VMEvent, VMState};
+use futures::StreamExt;
 
 /// Says that a test, or a part of one, cannot run on this host: one line in the file that
 /// `DWCP_SKIP_LOG` names, as CONTRIBUTING.md has it.
@@ -46,4 +48,49 @@ pub async fn nodes(test: &str, with: impl Fn(NodeBuilder) -> NodeBuilder) -> Vec
         }
     }
     nodes
+}
+
+/// A VM of 32 MiB with one vCPU, whose guest fills 1 MiB and looks for commands 100 times a second.
+pub fn config(name: &str) -> VMConfig {
+    with(
+        VMConfig {
+            name: name.into(),
+            memory: 32 << 20,
+            cpus: 1,
+            ..VMConfig::default()
+        },
+        &[("fill", "1048576"), ("beat-hz", "100")],
+    )
+}
+
+/// The same with more options of the built-in guest.
+pub fn with(mut config: VMConfig, options: &[(&str, &str)]) -> VMConfig {
+    for (name, value) in options {
+        config
+            .annotations
+            .insert(format!("dwcp.pulse/{name}"), (*value).to_owned());
+    }
+    config
+}
+
+/// Waits until a VM is in a state; the event that says so.
+pub async fn wait_for(vms: &VMClient, id: &str, state: VMState) -> VMEvent {
+    let mut events = vms.watch(id).await.unwrap();
+    wait(&mut events, |event| event.vm.state == state).await
+}
+
+/// Waits for an event.
+pub async fn wait(events: &mut Events, is: impl Fn(&VMEvent) -> bool) -> VMEvent {
+    let found = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if is(&event) {
+                return event;
+            }
+        }
+    };
+    // So that a mistake is a failure and no endless run.
+    tokio::time::timeout(Duration::from_secs(120), found)
+        .await
+        .unwrap()
 }
