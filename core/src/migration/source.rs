@@ -490,12 +490,19 @@ impl Driver {
     }
 
     fn finish(&mut self, outcome: &SourceOutcome) {
+        // Everything of this migration ends before the node is told, so that the next one finds the
+        // machine as it was; and the node before whoever follows the migration, who may ask it next.
+        if *outcome != SourceOutcome::Unresolved {
+            self.stop_copying();
+            self.finished = true;
+        }
+        if matches!(outcome, SourceOutcome::Moved { .. }) {
+            self.report_downtime();
+        }
+        self.leaving.host.finished(outcome);
         let progress = &self.leaving.progress;
         match outcome {
-            SourceOutcome::Moved { .. } => {
-                self.report_downtime();
-                progress.finish(MigrationState::Completed, None);
-            }
+            SourceOutcome::Moved { .. } => progress.finish(MigrationState::Completed, None),
             SourceOutcome::StayedHere {
                 why: Why::Cancelled,
             } => progress.finish(MigrationState::Cancelled, None),
@@ -508,18 +515,11 @@ impl Driver {
             SourceOutcome::Unresolved => progress.update(|s| {
                 s.error = Some(
                     "unresolved: the target does not answer; the VM is paused here and may run \
-                     there. It is asked again; resolve_migration decides"
+                     there. It is asked again until it answers"
                         .into(),
                 );
             }),
         }
-        // Everything of this migration ends before the node is told, so that the next one finds the
-        // machine as it was.
-        if *outcome != SourceOutcome::Unresolved {
-            self.stop_copying();
-            self.finished = true;
-        }
-        self.leaving.host.finished(outcome);
     }
 
     /// The downtime, from the first vCPU's stop to the destination's word that they run.

@@ -45,9 +45,12 @@ impl Shared {
         if let Some(error) = self.registry.why_over(None) {
             return Err(error);
         }
-        // What is not there, or not legal now, is refused before anything else is looked at.
-        if action.vm_id().is_some() {
-            self.registry.find_legal(&action)?;
+        // What is not there, or not legal now, is refused before anything else is looked at; but a
+        // migration that is asked for again, with the key it has, is joined.
+        match &action {
+            Action::Migrate { vm_id, .. } => drop(self.registry.find(vm_id)?),
+            _ if action.vm_id().is_some() => drop(self.registry.find_legal(&action)?),
+            _ => {}
         }
         let shared = Arc::clone(self);
         match action {

@@ -219,7 +219,7 @@ async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
             vms.destroy(&id).await,
         ] {
             assert!(
-                matches!(refused, Err(DWCPError::Unsupported(_))),
+                matches!(refused, Err(DWCPError::InvalidOperation(_))),
                 "{refused:?}"
             );
         }

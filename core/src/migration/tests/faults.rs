@@ -220,14 +220,14 @@ fn past_the_limit_the_source_takes_the_guest_back() {
 /// for: it must.
 #[test]
 fn what_breaks_a_rule_of_copying_is_noticed_by_the_guest() {
-    // Slow enough that what is lost is not written again before the switch, fast enough that there is
-    // always something to lose, however busy the host is.
+    // Slow enough that what is lost is not written again before the switch.
     let slow_lap = [
         ("dirty-pages-per-second", "20000"),
         ("beat-hz", "1000"),
         ("fill", "8388608"),
         ("working-set", "8388608"),
     ];
+    let vm = vm(32 << 20, 2, &slow_lap);
     let before_the_pause = slow(Phase::Pause, Duration::from_millis(50));
     for hypervisor in back_ends() {
         for (mutation, faults) in [
@@ -235,28 +235,24 @@ fn what_breaks_a_rule_of_copying_is_noticed_by_the_guest() {
             (Mutation::DropChunk, before_the_pause.clone()),
             (Mutation::LookBeforeClear, Faults::default()),
         ] {
-            let vm = vm(32 << 20, 2, &slow_lap);
-            let (a, b) = (Host::new(&hypervisor), Host::new(&hypervisor));
-            a.boot(&vm);
-            wait_filled(&a.machine(), &vm);
-            let faults = Faults {
-                mutation: Some(mutation),
-                ..faults
-            };
-            let status = begin(&vm, &a, &b, options(), faults).end();
-            b.settle();
-            assert_eq!(
-                status.state,
-                MigrationState::Completed,
-                "{mutation:?}: {status:?}"
-            );
-            let report = verify(&b.machine());
-            assert!(
-                report.faults > 0,
-                "{mutation:?} on {}: {report:?}",
-                hypervisor.name()
-            );
-            assert!(report.first_fault.is_some());
+            // The guest has to write at the wrong moment, which on a busy host it may not get to do.
+            let noticed = (0..20).any(|_| {
+                let (a, b) = (Host::new(&hypervisor), Host::new(&hypervisor));
+                a.boot(&vm);
+                wait_filled(&a.machine(), &vm);
+                let faults = Faults {
+                    mutation: Some(mutation),
+                    ..faults.clone()
+                };
+                let status = begin(&vm, &a, &b, options(), faults).end();
+                b.settle();
+                let completed = status.state == MigrationState::Completed;
+                assert!(completed, "{mutation:?}: {status:?}");
+                let report = verify(&b.machine());
+                assert_eq!(report.faults > 0, report.first_fault.is_some());
+                report.faults > 0
+            });
+            assert!(noticed, "{mutation:?} on {}", hypervisor.name());
         }
     }
 }

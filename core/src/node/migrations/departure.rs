@@ -9,7 +9,8 @@ use super::{address_of, check_promises};
 use crate::error::{DWCPError, Result};
 use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
 use crate::model::{
-    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VMState, new_uuid,
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
+    new_uuid,
 };
 
 /// Holds the VM and starts its migration.
@@ -26,15 +27,12 @@ pub(super) async fn begin(
         )));
     }
     let address = address_of(shared, target).await?;
-    let (entry, _) = shared.registry.find(vm_id)?;
+    let (entry, vm) = shared.registry.find(vm_id)?;
+    check_state(shared, &vm)?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
-    if vm.state == VMState::Stopped {
-        return Err(DWCPError::InvalidOperation(format!(
-            "migrate: VM {vm_id} is stopped; a VM that runs, or is paused, can be moved"
-        )));
-    }
+    check_state(shared, &vm)?;
     let Departure {
         entry,
         before,
@@ -108,6 +106,22 @@ pub(super) async fn begin(
             Err(error)
         }
     }
+}
+
+/// Refuses a VM that cannot be moved in the state it has.
+fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
+    let why = match vm.state {
+        VMState::Running | VMState::Paused => return Ok(()),
+        VMState::Migrating => match shared.migrations.of_vm(&vm.id) {
+            Some(job) => format!("is being moved by migration {} already", job.id),
+            None => "is arriving from another node".to_owned(),
+        },
+        state => format!("is {state}; a VM that runs, or is paused, can be moved"),
+    };
+    Err(DWCPError::InvalidOperation(format!(
+        "migrate: VM {} {why}",
+        vm.id
+    )))
 }
 
 /// More channels than processors only take turns.

@@ -1,0 +1,402 @@
+//! Moving VMs between nodes, as a user does. A binary of its own: it counts threads, files and
+//! mappings.
+
+#![cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use dwcp::{
+    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, NodeLimits, VM,
+    VMClient, VMConfig, VMEventType, VMState,
+};
+use futures::StreamExt;
+use support::{config, skipped, wait, with};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The tests of this binary take turns: what one leaves behind must not be another's.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Two nodes that know each other, for each back end that this host has.
+async fn pairs(test: &str) -> (Vec<[Node; 2]>, MutexGuard<'static, ()>) {
+    let turn = TURN.lock().await;
+    let mut all = Vec::new();
+    for backend in [Backend::Sim, Backend::Kvm] {
+        match node("node-01", backend, NodeLimits::default()).await {
+            Ok(a) => {
+                let b = node("node-02", backend, NodeLimits::default())
+                    .await
+                    .unwrap();
+                introduce(&a, &b);
+                all.push([a, b]);
+            }
+            Err(DWCPError::Unsupported(reason)) if backend == Backend::Kvm => {
+                skipped(&format!("{test} on KVM"), &reason);
+            }
+            Err(error) => panic!("{backend:?}: {error}"),
+        }
+    }
+    (all, turn)
+}
+
+async fn node(name: &str, backend: Backend, limits: NodeLimits) -> dwcp::Result<Node> {
+    let node = Node::builder(name).backend(backend).limits(limits);
+    node.listen("127.0.0.1:0").start().await
+}
+
+fn introduce(a: &Node, b: &Node) {
+    for (one, other) in [(a, b), (b, a)] {
+        let address = other.address().unwrap().to_string();
+        one.add_peer(other.name(), address).unwrap();
+    }
+}
+
+/// What this version can do: neither TLS nor compression between nodes.
+fn plain() -> MigrationOptions {
+    MigrationOptions {
+        encrypt_transport: false,
+        verify_checksum: false,
+        max_downtime: 5_000,
+        ..MigrationOptions::default()
+    }
+}
+
+async fn started(vms: &VMClient, config: VMConfig) -> VM {
+    let vm = vms.create(config).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    assert!(vms.verify(&vm.id).await.unwrap().verified);
+    vm
+}
+
+/// Moves a VM and waits for the end.
+async fn moved(vms: &VMClient, id: &str, to: &Node, options: MigrationOptions) -> MigrationStatus {
+    let migration = vms.migrate(id, to.name(), options).await.unwrap();
+    let progress = vms.migration_progress(&migration.id).await.unwrap();
+    let all: Vec<MigrationStatus> = progress.collect().await;
+    all.into_iter().next_back().unwrap()
+}
+
+fn busy(cpus: u32) -> VMConfig {
+    let busy = [
+        ("fill", "8388608"),
+        ("working-set", "2097152"),
+        ("dirty-pages-per-second", "100000"),
+        ("beat-hz", "1000"),
+    ];
+    VMConfig {
+        cpus,
+        ..with(config("traveller"), &busy)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_moves_and_the_node_it_left_says_where_it_is() {
+    let (pairs, _turn) = pairs("a_vm_moves").await;
+    for [a, b] in &pairs {
+        let (here, there) = (a.client().vm(), b.client().vm());
+        let vm = started(&here, busy(2)).await;
+        let mut events = here.watch(&vm.id).await.unwrap();
+        let status = moved(&here, &vm.id, b, plain()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!((status.progress, status.error.clone()), (100.0, None));
+        assert_eq!(
+            (status.source_node.as_str(), status.target_node.as_str()),
+            ("node-01", "node-02")
+        );
+        assert!(status.bytes_sent >= 8 << 20 && status.bytes.data >= 8 << 20);
+        assert!(status.downtime_us > 0 && status.downtime >= status.downtime_us / 1000);
+        assert!(!status.rounds.is_empty());
+
+        let now = there.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (now.state, now.node.as_str()),
+            (VMState::Running, "node-02")
+        );
+        assert_eq!((now.name, now.created_at), (vm.name, vm.created_at));
+        let report = there.verify(&vm.id).await.unwrap();
+        assert!(report.verified, "{report:?}");
+
+        let moving = wait(&mut events, |e| e.event_type == VMEventType::Migrating).await;
+        assert_eq!(moving.vm.state, VMState::Migrating);
+        wait(&mut events, |e| e.event_type == VMEventType::Migrated).await;
+        match here.get(&vm.id).await {
+            Err(DWCPError::Unavailable(text)) => assert!(text.contains("node-02"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(here.list_migrations().await.unwrap(), vec![status.clone()]);
+        assert_eq!(here.get_migration_status(&status.id).await.unwrap(), status);
+        let late = here.cancel_migration(&status.id).await;
+        assert!(
+            matches!(late, Err(DWCPError::InvalidOperation(_))),
+            "{late:?}"
+        );
+
+        // It lives on there like any other.
+        there.stop(&vm.id, false).await.unwrap();
+        there.destroy(&vm.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_vm_arrives_paused() {
+    let (pairs, _turn) = pairs("a_paused_vm").await;
+    for [a, b] in &pairs {
+        let (here, there) = (a.client().vm(), b.client().vm());
+        let vm = started(&here, busy(1)).await;
+        here.pause(&vm.id).await.unwrap();
+        let before = here.guest_report(&vm.id).await.unwrap();
+        let checked = MigrationOptions {
+            verify_checksum: true,
+            ..plain()
+        };
+        let status = moved(&here, &vm.id, b, checked).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(there.get(&vm.id).await.unwrap().state, VMState::Paused);
+        let after = there.guest_report(&vm.id).await.unwrap();
+        assert_eq!(before.beats, after.beats);
+        there.resume(&vm.id).await.unwrap();
+        assert!(there.verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
+    let (pairs, _turn) = pairs("what_cannot_be_done").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        let refused = async |target: &str, options: MigrationOptions| {
+            let error = vms.migrate(&vm.id, target, options).await.unwrap_err();
+            assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Running);
+            error.to_string()
+        };
+        let table: [(&str, fn(&mut MigrationOptions)); 4] = [
+            ("encrypt_transport", |o| o.encrypt_transport = true),
+            ("offline", |o| o.offline = true),
+            ("with_disks", |o| o.with_disks = true),
+            ("same_host", |o| o.same_host = dwcp::SameHost::Require),
+        ];
+        for (name, ask) in table {
+            let mut options = plain();
+            ask(&mut options);
+            let text = refused(b.name(), options).await;
+            assert!(text.contains(name), "{text}");
+        }
+        let text = refused("node-09", plain()).await;
+        assert!(
+            text.contains("node-09") && text.contains("node-02"),
+            "{text}"
+        );
+        let text = refused(a.name(), plain()).await;
+        assert!(text.contains("already"), "{text}");
+        assert!(
+            vms.list_migrations().await.unwrap().is_empty(),
+            "none of them began"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_misfit_is_named_before_anything_moves() {
+    let (pairs, _turn) = pairs("a_misfit").await;
+    for [a, _] in &pairs {
+        let mut small = NodeLimits::default();
+        small.max_memory = 16 << 20;
+        let small = node("small", a.backend(), small).await.unwrap();
+        introduce(a, &small);
+        let mut misfits = vec![(small, "max_memory")];
+        if a.backend() == Backend::Kvm {
+            let other = node("other", Backend::Sim, NodeLimits::default())
+                .await
+                .unwrap();
+            introduce(a, &other);
+            misfits.push((other, "backend"));
+        }
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        for (target, name) in &misfits {
+            let status = moved(&vms, &vm.id, target, plain()).await;
+            assert_eq!(status.state, MigrationState::Failed);
+            let error = status.error.unwrap();
+            assert!(
+                error.contains("does not fit") && error.contains(name),
+                "{error}"
+            );
+            assert_eq!((status.bytes_sent, status.downtime_us), (0, 0));
+            let now = vms.get(&vm.id).await.unwrap();
+            assert_eq!(
+                (now.state, now.node.as_str()),
+                (VMState::Running, "node-01")
+            );
+            assert!(vms.verify(&vm.id).await.unwrap().verified);
+            assert!(target.client().vm().list(()).await.unwrap().is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_moves_is_held_and_a_cancel_gives_it_back() {
+    let (pairs, _turn) = pairs("a_vm_that_moves_is_held").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        // Slow enough to be caught in the middle: 8 MiB at 1 MiB/s.
+        let slow = MigrationOptions {
+            bandwidth: 1 << 20,
+            ..plain()
+        };
+        let first = vms.migrate(&vm.id, b.name(), slow.clone()).await.unwrap();
+        let again = vms
+            .migrate(&vm.id, b.name(), slow.clone())
+            .await
+            .unwrap_err();
+        assert!(again.to_string().contains(&first.id), "{again}");
+        assert!(vms.pause(&vm.id).await.is_err());
+        assert!(
+            b.client().vm().start(&vm.id).await.is_err(),
+            "not there yet"
+        );
+        let status = vms.cancel_migration(&first.id).await.unwrap();
+        assert_eq!(
+            (status.state, status.error),
+            (MigrationState::Cancelled, None)
+        );
+        assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Running);
+        assert!(vms.verify(&vm.id).await.unwrap().verified);
+        let forgotten = async {
+            while !b.client().vm().list(()).await.unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), forgotten)
+            .await
+            .unwrap();
+
+        // A stop cancels it first.
+        let second = vms.migrate(&vm.id, b.name(), slow).await.unwrap();
+        vms.stop(&vm.id, true).await.unwrap();
+        let status = vms.get_migration_status(&second.id).await.unwrap();
+        assert_eq!(status.state, MigrationState::Cancelled);
+        assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Stopped);
+        vms.destroy(&vm.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_out_ends_a_migration_that_takes_too_long() {
+    let (pairs, _turn) = pairs("a_time_out").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        let limited = MigrationOptions {
+            bandwidth: 1 << 20,
+            timeout: Some(Duration::from_millis(300)),
+            ..plain()
+        };
+        let status = moved(&vms, &vm.id, b, limited).await;
+        assert_eq!(status.state, MigrationState::Failed);
+        assert!(status.error.unwrap().contains("300ms"));
+        assert!(vms.verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_shut_down_takes_its_migrations_along() {
+    let (pairs, _turn) = pairs("a_node_that_is_shut_down").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let slow = MigrationOptions {
+            bandwidth: 1 << 20,
+            ..plain()
+        };
+        let vm = started(&vms, busy(1)).await;
+        let first = vms.migrate(&vm.id, b.name(), slow).await.unwrap();
+        b.shutdown(Duration::ZERO).await.unwrap();
+        let mut progress = vms.migration_progress(&first.id).await.unwrap();
+        let mut last = first;
+        while let Some(status) = progress.next().await {
+            last = status;
+        }
+        assert_eq!(last.state, MigrationState::Failed, "{last:?}");
+        assert!(
+            vms.verify(&vm.id).await.unwrap().verified,
+            "it runs on where it was"
+        );
+        a.shutdown(Duration::ZERO).await.unwrap();
+    }
+}
+
+/// Threads, files and mappings of guest memory of this process.
+fn inventory() -> BTreeMap<&'static str, usize> {
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/self/{what}"))
+            .unwrap()
+            .count()
+    };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    BTreeMap::from([
+        ("threads", count("task")),
+        ("files", count("fd")),
+        (
+            "mappings of guest memory",
+            maps.matches("dwcp-guest-memory").count(),
+        ),
+    ])
+}
+
+/// Migrations to and fro of each kind of VM: enough on KVM to meet what happens once in a hundred.
+fn how_many(node: &Node) -> usize {
+    match node.backend() {
+        Backend::Kvm => 100,
+        _ => 10,
+    }
+}
+
+#[test]
+fn a_hundred_times_there_and_back_leaves_nothing_behind() {
+    // Threads for blocking work end when they have been idle for this long, so that what is left over
+    // can be counted.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .thread_keep_alive(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // What the runtime itself opens is open by then.
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pairs, _turn) = pairs("a_hundred_times").await;
+        for nodes in &pairs {
+            let before = inventory();
+            for cpus in [1, 4] {
+                let vm = started(&nodes[0].client().vm(), busy(cpus)).await;
+                let times = how_many(&nodes[0]);
+                for n in 0..times {
+                    let (from, to) = (&nodes[n % 2], &nodes[(n + 1) % 2]);
+                    let status = moved(&from.client().vm(), &vm.id, to, plain()).await;
+                    assert_eq!(status.state, MigrationState::Completed, "{n}: {status:?}");
+                    let report = to.client().vm().verify(&vm.id).await.unwrap();
+                    assert!(report.verified, "{n} with {cpus} vCPUs: {report:?}");
+                }
+                let last = nodes[times % 2].client().vm();
+                last.stop(&vm.id, true).await.unwrap();
+                last.destroy(&vm.id).await.unwrap();
+            }
+            let deadline = Instant::now() + Duration::from_secs(60);
+            loop {
+                let now = inventory();
+                if now.iter().all(|(what, count)| count <= &before[what]) {
+                    break;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "{before:?} before, {now:?} after"
+                );
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+}
