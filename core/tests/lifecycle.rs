@@ -641,10 +641,15 @@ async fn figures_are_plausible() {
             assert!(tries < 300, "{busy:?} {idle:?}");
         }
         for (id, mut figures) in ids.iter().zip(streams) {
+            // Its memory is filled when it has been checked.
+            vms.verify(id).await.unwrap();
             let whole = vms.get_metrics(id, Duration::from_secs(300)).await.unwrap();
             assert!(whole.vm_exits > 0 && whole.memory_used >= 1 << 20);
             assert_eq!(whole.stall_us, 0);
+            // Figures that come after everybody's time end with the VM, too.
+            let mut never = vms.stream_metrics(id, Duration::MAX).await.unwrap();
             vms.stop(id, true).await.unwrap();
+            assert_eq!(never.next().await, None);
             while figures.next().await.is_some() {}
             assert_eq!(figures.error(), None);
         }
