@@ -148,6 +148,11 @@ impl NodeBuilder {
             Backend::Kvm => Arc::new(Kvm::open()?),
             Backend::Sim => Arc::new(Sim::new()),
         };
+        self.start_on(hypervisor)
+    }
+
+    /// Starts the node with whatever makes its VMs.
+    pub(super) fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
         let shared = Arc::new(Shared {
             registry: Registry::new(&self.name, limits, self.event_ring),
