@@ -128,6 +128,12 @@ pub enum Action {
         /// The time before now over which means are taken.
         window: Duration,
     },
+    /// What the built-in guest says of itself. Legal in running, paused and migrating; viewer.
+    /// [`Outcome::Guest`]; another image is `unsupported`.
+    GuestReport {
+        /// The VM.
+        vm_id: String,
+    },
     /// Have the built-in guest check its memory now. Legal in running and migrating; operator,
     /// because it makes the guest work. [`Outcome::Guest`] when the check has ended; another image
     /// is `unsupported`.
@@ -237,6 +243,7 @@ impl Action {
             Action::Get { .. } => "get",
             Action::List { .. } => "list",
             Action::Metrics { .. } => "get_metrics",
+            Action::GuestReport { .. } => "guest_report",
             Action::Verify { .. } => "verify",
             Action::Migrate { .. } => "migrate",
             Action::MigrationStatus { .. } => "get_migration_status",
@@ -267,6 +274,7 @@ impl Action {
             | Action::Update { vm_id, .. }
             | Action::Get { vm_id }
             | Action::Metrics { vm_id, .. }
+            | Action::GuestReport { vm_id }
             | Action::Verify { vm_id }
             | Action::Migrate { vm_id, .. }
             | Action::PlanMigration { vm_id, .. }
@@ -304,6 +312,7 @@ impl Action {
             Action::Get { .. }
             | Action::List { .. }
             | Action::Metrics { .. }
+            | Action::GuestReport { .. }
             | Action::MigrationStatus { .. }
             | Action::ListMigrations
             | Action::ListSnapshots { .. }
@@ -411,7 +420,9 @@ impl Action {
             Action::Resume { .. } => &[Paused],
             Action::Reset { .. } => &[Running, Paused, Migrating],
             Action::Update { .. } => &[Starting, Running, Stopping, Stopped, Paused, Failed],
-            Action::Metrics { .. } | Action::ConsoleWrite { .. } => &[Running, Paused, Migrating],
+            Action::Metrics { .. } | Action::GuestReport { .. } | Action::ConsoleWrite { .. } => {
+                &[Running, Paused, Migrating]
+            }
             Action::Verify { .. } => &[Running, Migrating],
             Action::Migrate { options, .. } | Action::PlanMigration { options, .. } => {
                 if options.offline {

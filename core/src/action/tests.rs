@@ -42,6 +42,7 @@ fn every_action() -> Vec<Action> {
             vm_id: id(),
             window: Duration::from_secs(300),
         },
+        Action::GuestReport { vm_id: id() },
         Action::Verify { vm_id: id() },
         Action::Migrate {
             vm_id: id(),
@@ -126,7 +127,7 @@ fn who_may_do_what() {
     };
     assert_eq!(
         of(Role::Viewer),
-        "get list get_metrics get_migration_status list_migrations list_snapshots health node"
+        "get list get_metrics guest_report get_migration_status list_migrations list_snapshots health node"
     );
     assert_eq!(
         of(Role::Operator),

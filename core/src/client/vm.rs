@@ -425,7 +425,18 @@ impl VMClient {
         ask!(self, Action::DeleteSnapshot { snapshot_id })
     }
 
-    /// Has the built-in guest check all its memory, and returns its report.
+    /// What the built-in guest says of itself, without any check being made: `verified` is false.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Unsupported`](crate::DWCPError::Unsupported) for another guest.
+    pub async fn guest_report(&self, id: &str) -> Result<GuestReport> {
+        let vm_id = id.to_owned();
+        ask!(self, Action::GuestReport { vm_id }, Guest)
+    }
+
+    /// Has the built-in guest check all its memory, and returns its report. Begins anew the measure of
+    /// the longest silence between two beats.
     ///
     /// # Errors
     ///

@@ -16,8 +16,7 @@ mod options;
 mod program;
 
 pub(crate) use layout::{
-    Block, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, PORTS, STAMP,
-    words,
+    Block, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, STAMP, words,
 };
 pub(crate) use load::load;
 pub(crate) use options::PulseOptions;

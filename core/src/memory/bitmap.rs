@@ -48,12 +48,6 @@ impl PageBitmap {
         self.words[(page / 64) as usize] |= 1 << (page % 64);
     }
 
-    /// Takes a page out of the set.
-    #[cfg(test)]
-    pub(crate) fn remove(&mut self, page: u64) {
-        self.words[(page / 64) as usize] &= !(1 << (page % 64));
-    }
-
     /// Adds the pages of `words`, whose first bit is page `first` (a multiple of 64).
     pub(crate) fn merge_words(&mut self, first: u64, words: &[u64]) {
         let start = word_index(first);
@@ -63,20 +57,16 @@ impl PageBitmap {
         self.trim();
     }
 
-    /// Empties the set.
-    pub(crate) fn clear(&mut self) {
-        self.words.fill(0);
+    /// Adds the pages of another set over as many pages.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (own, new) in self.words.iter_mut().zip(&other.words) {
+            *own |= new;
+        }
     }
 
     /// The words that hold the pages from `range.start` (a multiple of 64) to `range.end`.
     pub(crate) fn words(&self, range: &PageRange) -> &[u64] {
         &self.words[word_index(range.start)..word_index(range.end.min(self.pages) + 63)]
-    }
-
-    /// Empties the part of the set that [`words`](Self::words) of the same range shows.
-    pub(crate) fn clear_words(&mut self, range: &PageRange) {
-        let end = word_index(range.end.min(self.pages) + 63);
-        self.words[word_index(range.start)..end].fill(0);
     }
 
     /// Whether any page of `range` (which starts at a multiple of 64) is in the set.
@@ -164,8 +154,6 @@ mod tests {
         let mut set = PageBitmap::new(70);
         set.merge_words(64, &[u64::MAX]);
         assert_eq!(set.count(), 6);
-        set.clear_words(&(64..70));
-        assert_eq!(set.count(), 0);
     }
 
     proptest! {

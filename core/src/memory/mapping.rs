@@ -140,20 +140,21 @@ impl Mapping {
         }
     }
 
-    /// The part of `pages` that may hold data; the rest has never been written and reads as zeros.
+    /// The first run of pages at or after `page` that may hold data, to its end; what lies before it has
+    /// never been written and reads as zeros. `None`: there is no data to the end.
     ///
-    /// Looking for holes in the file costs nothing per page, while reading a hole through the
-    /// mapping would fill it with memory.
-    pub(super) fn next_data(&self, pages: &PageRange) -> io::Result<Option<PageRange>> {
-        let (offset, len) = self.check(pages)?;
+    /// Looking for holes costs a few nanoseconds a page of the run found, while reading a hole through
+    /// the mapping would fill it with memory.
+    pub(super) fn next_data(&self, page: u64) -> io::Result<Option<PageRange>> {
+        let all = self.len / PAGE_SIZE as usize;
+        let (offset, _) = self.check(&(page..all as u64))?;
         let Some(file) = &self.file else {
-            return Ok(Some(pages.clone()));
+            return Ok(Some(page..all as u64));
         };
-        let end = offset + len;
-        let Some(start) = seek(file, offset, libc::SEEK_DATA)?.filter(|&s| s < end) else {
+        let Some(start) = seek(file, offset, libc::SEEK_DATA)? else {
             return Ok(None);
         };
-        let hole = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(end).min(end);
+        let hole = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(self.len);
         let page = PAGE_SIZE as usize;
         Ok(Some((start / page) as u64..hole.div_ceil(page) as u64))
     }
@@ -310,14 +311,15 @@ mod tests {
     #[test]
     fn holes_are_found_without_filling_them() {
         let mapping = Mapping::new(1 << 20, Backing::Memfd).unwrap();
-        assert_eq!(mapping.next_data(&(0..256)).unwrap(), None);
+        assert_eq!(mapping.next_data(0).unwrap(), None);
         poke(&mapping, 7);
         poke(&mapping, 8);
         poke(&mapping, 200);
-        assert_eq!(mapping.next_data(&(0..256)).unwrap(), Some(7..9));
-        assert_eq!(mapping.next_data(&(8..256)).unwrap(), Some(8..9));
-        assert_eq!(mapping.next_data(&(9..256)).unwrap(), Some(200..201));
-        assert_eq!(mapping.next_data(&(9..200)).unwrap(), None);
+        assert_eq!(mapping.next_data(0).unwrap(), Some(7..9));
+        assert_eq!(mapping.next_data(8).unwrap(), Some(8..9));
+        assert_eq!(mapping.next_data(9).unwrap(), Some(200..201));
+        assert_eq!(mapping.next_data(201).unwrap(), None);
+        assert!(mapping.next_data(257).is_err());
         assert_eq!(mapping.resident().unwrap(), 3 * PAGE_SIZE);
     }
 

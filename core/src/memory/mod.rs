@@ -17,8 +17,8 @@ mod scan;
 mod transfer;
 
 pub(crate) use bitmap::PageBitmap;
-pub(crate) use dirty::{DirtyLog, Harvester};
-pub(crate) use layout::{Layout, PAGE_SIZE, PageRange, RamRegion};
+pub(crate) use dirty::{Consumer, DirtyLog, Harvest, Harvester};
+pub(crate) use layout::{Layout, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
-pub(crate) use ram::{GuestRam, Slot};
+pub(crate) use ram::GuestRam;
 pub(crate) use transfer::{receive_pages, send_pages};

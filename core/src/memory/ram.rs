@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use zerocopy::IntoBytes;
 
@@ -145,6 +143,16 @@ impl GuestRam {
         Ok(words)
     }
 
+    /// Appends a copy of pages to `out`.
+    pub(crate) fn copy_pages(&self, pages: &PageRange, out: &mut Vec<u8>) -> Result<()> {
+        let (start, len) = (out.len(), (pages.end - pages.start) * PAGE_SIZE);
+        let gpa = self.layout.gpa_of(pages.start * PAGE_SIZE);
+        let gpa = gpa.ok_or_else(|| outside(pages.start * PAGE_SIZE, 0, &"no RAM"))?;
+        let (len, _) = byte_range(len, 0);
+        out.resize(start + len, 0);
+        self.read(gpa, &mut out[start..])
+    }
+
     /// Writes words at a RAM offset as guest code would: without a record of it. For the simulated
     /// back end, which keeps a guest's own log.
     pub(crate) fn write_as_guest(&self, offset: u64, words: &[u64]) -> Result<()> {
@@ -179,9 +187,9 @@ impl GuestRam {
         Ok(self.mapping.punch(pages)?)
     }
 
-    /// The first run of pages in `pages` that may hold data; what lies before it reads as zeros.
-    pub(crate) fn next_data(&self, pages: &PageRange) -> Result<Option<PageRange>> {
-        Ok(self.mapping.next_data(pages)?)
+    /// See [`Mapping::next_data`].
+    pub(crate) fn next_data(&self, page: u64) -> Result<Option<PageRange>> {
+        Ok(self.mapping.next_data(page)?)
     }
 
     /// Whether the page holds only zeros. A page beyond the end of RAM does not.

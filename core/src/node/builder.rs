@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::info::host_memory;
+use super::listener;
+use super::migrations::Migrations;
 use super::once::Once;
 use super::registry::Registry;
 use super::{Node, Owner, Shared};
@@ -84,8 +86,9 @@ impl NodeBuilder {
         self
     }
 
-    /// An address to listen at, such as `127.0.0.1:9000`; may be called several times. In this
-    /// version it is noted only: nothing listens yet.
+    /// An address to listen at, such as `127.0.0.1:9000`, where peers move VMs to this node; with port
+    /// 0 the system chooses one, which [`Node::address`] says. May be called several times. In this
+    /// version only loopback addresses are allowed, and clients are not served there.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
         self
@@ -148,12 +151,13 @@ impl NodeBuilder {
             Backend::Kvm => Arc::new(Kvm::open()?),
             Backend::Sim => Arc::new(Sim::new()),
         };
-        self.start_on(hypervisor)
+        self.start_on(hypervisor).await
     }
 
     /// Starts the node with whatever makes its VMs.
-    pub(super) fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
+    pub(super) async fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
+        let listeners = listener::bind(&self.listen).await?;
         let shared = Arc::new(Shared {
             registry: Registry::new(&self.name, limits, self.event_ring),
             streams: Arc::new(Semaphore::new(limits.max_streams as usize)),
@@ -167,8 +171,8 @@ impl NodeBuilder {
                 ..NodeCapabilities::default()
             },
             labels: self.labels,
-            peers: self.peers,
-            listen: self.listen,
+            peers: RwLock::new(self.peers),
+            migrations: Migrations::default(),
             data_dir: self.data_dir,
             default_image: self.default_image,
             created: Once::default(),
@@ -176,19 +180,23 @@ impl NodeBuilder {
             runtime: Handle::current(),
             started: Instant::now(),
         });
-        let sampler = tokio::spawn(Arc::clone(&shared).sample());
-        Ok(Node(Arc::new(Owner {
-            shared,
-            sampler: sampler.abort_handle(),
-        })))
+        if let Some(first) = listeners.first() {
+            // Set once, here.
+            let _ = shared.address.set(first.local_addr()?);
+        }
+        let mut tasks = vec![tokio::spawn(Arc::clone(&shared).sample()).abort_handle()];
+        for one in listeners {
+            let serving = tokio::spawn(listener::serve(Arc::clone(&shared), one));
+            tasks.push(serving.abort_handle());
+        }
+        Ok(Node(Arc::new(Owner { shared, tasks })))
     }
 
     fn validate(&self) -> Result<()> {
         validate::name("name", &self.name)?;
         validate::labels("labels", &self.labels)?;
         for (name, address) in &self.peers {
-            validate::name("peer", name)?;
-            validate::text("peer", address, MAX_ADDRESS)?;
+            check_peer(name, address)?;
         }
         for address in &self.listen {
             validate::text("listen", address, MAX_ADDRESS)?;
@@ -231,6 +239,12 @@ impl NodeBuilder {
         }
         limits
     }
+}
+
+/// Checks the name and the address of a peer.
+pub(super) fn check_peer(name: &str, address: &str) -> Result<()> {
+    validate::name("peer", name)?;
+    validate::text("peer", address, MAX_ADDRESS)
 }
 
 /// Longest address in bytes: a DNS name with a port, or the path of a Unix socket, is shorter.

@@ -1,4 +1,4 @@
-//! Asking the built-in guest to check its memory.
+//! Asking the built-in guest: what it says of itself, and to check its memory.
 
 use std::sync::Arc;
 
@@ -9,6 +9,29 @@ use crate::error::{DWCPError, Result};
 use crate::model::{GuestReport, VMState};
 
 impl Shared {
+    /// What the guest says of itself.
+    pub(super) fn guest_report(&self, action: &Action) -> Result<GuestReport> {
+        let (entry, _) = self.registry.find_legal(action)?;
+        let report = entry.with_machine(|machine, run| {
+            let pulse = machine.pulse()?;
+            let mut report = pulse.report(&entry.id);
+            report.pages_verified = report
+                .pages_filled
+                .saturating_mul(report.laps.saturating_add(run.checks()));
+            Some(report)
+        });
+        match report {
+            Some(Some(report)) => Ok(report),
+            Some(None) => Err(DWCPError::Unsupported(
+                "guest_report: only the built-in guest dwcp/pulse reports on itself".into(),
+            )),
+            None => Err(DWCPError::InvalidOperation(format!(
+                "guest_report: VM {} is ending",
+                entry.id
+            ))),
+        }
+    }
+
     /// Has the guest check all its memory, and reports.
     pub(super) async fn verify(self: &Arc<Self>, action: &Action) -> Result<GuestReport> {
         let (entry, _) = self.registry.find_legal(action)?;

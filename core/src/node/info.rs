@@ -41,7 +41,7 @@ impl Shared {
             limits: self.limits,
             capabilities: self.capabilities,
             labels: self.labels.clone(),
-            peers: self.peers.keys().cloned().collect(),
+            peers: self.peers().into_keys().collect(),
         }
     }
 }

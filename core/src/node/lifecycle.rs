@@ -17,7 +17,7 @@ use super::registry::{Change, Running, VmEntry, closed};
 use super::run::Run;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{HostFacts, Hypervisor};
 use crate::machine::{End, Image, Machine, MachineConfig, News};
 use crate::memory::{Backing, GuestRam};
 use crate::model::limits::IMAGE_DEFAULT;
@@ -416,6 +416,21 @@ fn no_machine(id: &str) -> DWCPError {
 
 /// Makes the machine of a VM, boots it, and lets it run.
 fn power_on(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Running> {
+    let running = machine_of(hypervisor, vm, hypervisor.facts().clone())?;
+    running.machine.boot()?;
+    // What the first figures are compared with.
+    running.run.samples.add(Sample::of(&running.machine));
+    running.machine.resume()?;
+    Ok(running)
+}
+
+/// Makes the machine of a VM, over fresh memory. `guest` is what its guest sees of the host it was
+/// first started on.
+pub(super) fn machine_of(
+    hypervisor: &dyn Hypervisor,
+    vm: &VM,
+    guest: HostFacts,
+) -> Result<Running> {
     let config = &vm.config;
     let image = Image::find(&config.image, config.memory, &vm.annotations)?;
     let backing = if config.huge_pages {
@@ -429,13 +444,9 @@ fn power_on(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Running> {
         name: vm.name.chars().take(THREAD_NAME_LEN).collect(),
         cpus: config.cpus,
         image,
-        guest: hypervisor.facts().clone(),
+        guest,
     };
     let machine = Machine::new(hypervisor, ram, config, run.hooks())?;
-    machine.boot()?;
-    // What the first figures are compared with.
-    run.samples.add(Sample::of(&machine));
-    machine.resume()?;
     Ok(Running {
         machine: Arc::new(machine),
         run,

@@ -1,73 +1,242 @@
-//! Moving VMs between nodes: not built yet. Every operation says so.
+//! Moving VMs between nodes: what the node has to do with it.
+//!
+//! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
+//! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
+//! epochs, records and verdicts, in memory in this version.
 
+mod arrival;
+mod book;
+mod departure;
+
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
+pub(super) use self::book::Migrations;
 use super::Shared;
 use super::registry::VmEntry;
-use crate::action::Action;
+use crate::action::{Action, Item};
 use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
-use crate::model::{MigrationOptions, MigrationStatus};
+use crate::migration::{Greeting, Incoming, Progress};
+use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost};
 
-fn unsupported<T>(operation: &str) -> Result<T> {
-    Err(DWCPError::Unsupported(format!(
-        "{operation}: migrations are not built yet"
-    )))
-}
+/// The time between two items of a progress stream, at least.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Begins to move a VM, which exists and is in a state in which that is legal.
 pub(super) async fn migrate(
-    _shared: &Arc<Shared>,
-    _vm_id: &str,
-    _target_node: &str,
-    _options: MigrationOptions,
-    _key: Option<String>,
+    shared: &Arc<Shared>,
+    vm_id: &str,
+    target_node: &str,
+    options: MigrationOptions,
+    key: Option<String>,
 ) -> Result<MigrationStatus> {
-    unsupported("migrate")
+    let asked = (vm_id.to_owned(), target_node.to_owned(), options.clone());
+    let begin = departure::begin(shared, vm_id, target_node, options);
+    let progress = match key {
+        None => begin.await?,
+        Some(key) => shared.migrations.started.once(key, asked, begin).await?,
+    };
+    Ok(progress.status())
+}
+
+/// What this version can be asked for. Permissions may go unused; what is promised and cannot be
+/// kept is refused by its name.
+fn check_promises(options: &MigrationOptions) -> Result<()> {
+    let refused = |what: &str| {
+        Err(DWCPError::Unsupported(format!(
+            "{what}, which is not built yet"
+        )))
+    };
+    if options.encrypt_transport {
+        return refused("encrypt_transport: set it to false; true asks for TLS between nodes");
+    }
+    if options.offline {
+        return refused("offline: true asks to move a VM that is stopped");
+    }
+    if options.with_disks {
+        return refused("with_disks: true asks to copy disks");
+    }
+    if options.same_host == SameHost::Require {
+        return refused("same_host: `require` asks to hand memory over");
+    }
+    Ok(())
 }
 
 /// How a migration goes.
-pub(super) async fn status(_shared: &Arc<Shared>, _migration_id: &str) -> Result<MigrationStatus> {
-    unsupported("get_migration_status")
+pub(super) async fn status(shared: &Arc<Shared>, migration_id: &str) -> Result<MigrationStatus> {
+    Ok(shared.migrations.find(migration_id)?.progress.status())
 }
 
-/// Ends a migration.
-pub(super) async fn cancel(_shared: &Arc<Shared>, _migration_id: &str) -> Result<MigrationStatus> {
-    unsupported("cancel_migration")
+/// Ends a migration; answers when it has ended.
+pub(super) async fn cancel(shared: &Arc<Shared>, migration_id: &str) -> Result<MigrationStatus> {
+    let job = shared.migrations.find(migration_id)?;
+    job.cancel().await?;
+    Ok(ended(&job.progress).await)
 }
 
-/// The migrations this node knows of.
-pub(super) async fn list(_shared: &Arc<Shared>) -> Result<Vec<MigrationStatus>> {
-    unsupported("list_migrations")
+/// The migrations this node knows of, oldest first.
+pub(super) async fn list(shared: &Arc<Shared>) -> Result<Vec<MigrationStatus>> {
+    let jobs = shared.migrations.all();
+    Ok(jobs.iter().map(|job| job.progress.status()).collect())
 }
 
 /// Finds out, or decides, who has the VM of a migration.
 pub(super) async fn resolve(
-    _shared: &Arc<Shared>,
-    _migration_id: &str,
+    shared: &Arc<Shared>,
+    migration_id: &str,
     _force: bool,
 ) -> Result<MigrationStatus> {
-    unsupported("resolve_migration")
+    shared.migrations.find(migration_id)?;
+    Err(DWCPError::Unsupported(
+        "resolve_migration: deciding by hand is not built yet; a peer that answers again resolves a \
+         migration by itself"
+            .into(),
+    ))
 }
 
 /// Opens a stream of how a migration goes: checks, and starts a task that sends
 /// `Item::Migration`s to `sink` until it ends or `sink.closed()`. The task keeps `permit`, the
 /// stream's share of the node's limit.
 pub(super) async fn progress(
-    _shared: &Arc<Shared>,
-    _migration_id: &str,
-    _sink: ItemSink,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    shared: &Arc<Shared>,
+    migration_id: &str,
+    sink: ItemSink,
+    permit: OwnedSemaphorePermit,
 ) -> Result<()> {
-    unsupported("migration_progress")
+    let progress = Arc::clone(&shared.migrations.find(migration_id)?.progress);
+    shared.runtime.spawn(async move {
+        let _permit = permit;
+        let mut changes = progress.follow();
+        loop {
+            changes.mark_unchanged();
+            let status = progress.status();
+            let over = status.state.is_terminal();
+            let item = Item::Migration(Box::new(status));
+            if sink.send(Ok(item)).await.is_err() || over {
+                return;
+            }
+            tokio::select! {
+                () = sink.closed() => return,
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
+                () = is_over(&progress) => continue,
+            }
+            tokio::select! {
+                () = sink.closed() => return,
+                // While pages move, nothing else says so.
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
+                _ = changes.changed() => {}
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Gives a VM back that a migration holds, by cancelling it, before `action` (stop, destroy or
 /// reset) is done; or refuses, once the migration cannot be cancelled.
 pub(super) async fn release(
-    _shared: &Arc<Shared>,
-    _entry: &Arc<VmEntry>,
+    shared: &Arc<Shared>,
+    entry: &Arc<VmEntry>,
     action: &Action,
 ) -> Result<()> {
-    unsupported(action.name())
+    let Some(job) = shared.migrations.of_vm(&entry.id) else {
+        return Err(DWCPError::InvalidOperation(format!(
+            "{}: VM {} is arriving from another node",
+            action.name(),
+            entry.id
+        )));
+    };
+    job.cancel().await.map_err(|error| match error {
+        DWCPError::InvalidOperation(why) => DWCPError::InvalidOperation(format!(
+            "{}: VM {} is being moved by migration {}: {why}",
+            action.name(),
+            entry.id,
+            job.id
+        )),
+        other => other,
+    })?;
+    ended(&job.progress).await;
+    Ok(())
+}
+
+/// Waits for the end of a migration; how it ended.
+async fn ended(progress: &Progress) -> MigrationStatus {
+    is_over(progress).await;
+    progress.status()
+}
+
+async fn is_over(progress: &Progress) {
+    let mut changes = progress.follow();
+    while !progress.status().state.is_terminal() {
+        // The sender is `progress` itself.
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A peer opened a connection. Blocks for moments only.
+pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStream) -> Result<()> {
+    match greeting {
+        Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
+            Some(incoming) => arrival::attach(&incoming, &request, stream),
+            None => {
+                let error = DWCPError::NotFound(format!("migration {}", request.migration_id));
+                arrival::refuse(stream, &error)?;
+                Err(error)
+            }
+        },
+        Greeting::Control(first) => {
+            let session = &first.message.session;
+            if let Some(incoming) = shared.migrations.incoming(session) {
+                incoming.adopt(stream, *first);
+                return Ok(());
+            }
+            if let Ok(job) = shared.migrations.find(session) {
+                job.adopt(stream, *first);
+                return Ok(());
+            }
+            arrival::begin(shared, *first, stream)
+        }
+    }
+}
+
+/// The address of a peer.
+async fn address_of(shared: &Shared, node: &str) -> Result<SocketAddr> {
+    let peers = shared.peers();
+    let Some(address) = peers.get(node) else {
+        let known: Vec<_> = peers.keys().map(String::as_str).collect();
+        let known = if known.is_empty() {
+            "it has none".to_owned()
+        } else {
+            format!("they are {}", known.join(", "))
+        };
+        return Err(DWCPError::NotFound(format!(
+            "target_node: `{node}` is not among the peers of this node; {known}"
+        )));
+    };
+    let mut found = tokio::net::lookup_host(address.as_str())
+        .await
+        .map_err(|e| DWCPError::Connection(format!("the address of {node}, `{address}`: {e}")))?;
+    found.next().ok_or_else(|| {
+        DWCPError::Connection(format!("the address of {node}, `{address}`: there is none"))
+    })
+}
+
+/// Joins the threads of migrations that have been told to end.
+pub(super) fn close(shared: &Shared) {
+    for incoming in shared.migrations.all_incoming() {
+        Incoming::shut_down(&incoming);
+        incoming.join();
+    }
+    for job in shared.migrations.all() {
+        job.abandon();
+        if !job.progress.status().state.is_terminal() {
+            let why = "the node was shut down".to_owned();
+            job.progress.finish(MigrationState::Failed, Some(why));
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
-//! `migrations` moves VMs. `service` is the door: every request comes in as an `Action`.
+//! `migrations` moves VMs, and
+//! `listener` lets peers in that move VMs here. `service` is the door: every request comes in as an `Action`.
 //!
 //! State is in memory in this version: a node that ends takes its VMs with it.
 
@@ -14,6 +15,7 @@ mod events;
 mod guest;
 mod info;
 mod lifecycle;
+mod listener;
 mod metrics;
 mod migrations;
 mod once;
@@ -28,7 +30,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -36,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
+use self::migrations::Migrations;
 use self::once::Once;
 use self::registry::Registry;
 use self::service::Local;
@@ -72,12 +75,21 @@ pub struct Node(Arc<Owner>);
 /// What the handles of a node share: its end is the node's.
 struct Owner {
     shared: Arc<Shared>,
-    sampler: AbortHandle,
+    /// The sampler and the listeners.
+    tasks: Vec<AbortHandle>,
+}
+
+impl Owner {
+    fn abort_tasks(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.sampler.abort();
+        self.abort_tasks();
         self.shared.close();
     }
 }
@@ -93,12 +105,9 @@ pub(crate) struct Shared {
     limits: NodeLimits,
     labels: BTreeMap<String, String>,
     /// Addresses of nodes, by name.
-    pub(crate) peers: BTreeMap<String, String>,
-    #[expect(
-        dead_code,
-        reason = "for the listener, which comes with the migrations"
-    )]
-    pub(crate) listen: Vec<String>,
+    peers: RwLock<BTreeMap<String, String>>,
+    /// Migrations under way, and what is remembered of others.
+    migrations: Migrations,
     #[expect(dead_code, reason = "for the store, which is not built yet")]
     data_dir: Option<PathBuf>,
     default_image: String,
@@ -158,10 +167,31 @@ impl Node {
         self.0.shared.backend
     }
 
-    /// Where it listens; `None` while it does not, which in this version is always.
+    /// The same as a word: `kvm`, or `sim`.
+    #[must_use]
+    pub fn backend_name(&self) -> &'static str {
+        self.0.shared.hypervisor.name()
+    }
+
+    /// Where its first listener is; `None` for a node without one, to which no VM can be moved.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.0.shared.address.get().copied()
+    }
+
+    /// Adds a peer, or gives it another address: the name of a node that VMs can be moved to, and where
+    /// it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`] for what is no name of a node, or no address.
+    pub fn add_peer(&self, name: impl Into<String>, address: impl Into<String>) -> Result<()> {
+        let (name, address) = (name.into(), address.into());
+        builder::check_peer(&name, &address)?;
+        let peers = self.0.shared.peers.write();
+        let mut peers = peers.unwrap_or_else(PoisonError::into_inner);
+        peers.insert(name, address);
+        Ok(())
     }
 
     /// Takes and starts no VMs from now on: such requests are `unavailable`. Those that run go on,
@@ -207,12 +237,11 @@ impl Node {
             () = all => {}
             () = sleep_on(&shared.runtime, timeout) => {}
         }
-        self.0.sampler.abort();
-        let entries = shared.registry.close();
+        self.0.abort_tasks();
         let closing = Arc::clone(&shared);
         let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
         // What was under way finds that the node is over, and ends at once.
-        for entry in entries {
+        for entry in shared.registry.close() {
             drop(entry.lock().await);
         }
         match closed {
@@ -226,9 +255,18 @@ impl Node {
 }
 
 impl Shared {
+    /// Addresses of nodes, by name.
+    fn peers(&self) -> BTreeMap<String, String> {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Ends the node and all its VMs, by force. Blocks until their threads have ended. Calling it
     /// again does nothing.
     fn close(&self) {
+        migrations::close(self);
         for entry in self.registry.close() {
             if let Some(machine) = entry.take_machine() {
                 machine.pause();

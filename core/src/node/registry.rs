@@ -815,5 +815,7 @@ fn legal(action: &Action, record: &Record) -> Result<()> {
 }
 
 mod handover;
+
+pub(super) use self::handover::Departure;
 #[cfg(test)]
 mod tests;

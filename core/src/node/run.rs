@@ -104,6 +104,11 @@ impl Run {
         while !self.is_over() && bell.changed().await.is_ok() {}
     }
 
+    /// Checks that were done.
+    pub(super) fn checks(&self) -> u64 {
+        self.checks.load(Ordering::Relaxed)
+    }
+
     /// Counts a check that was done; how many there were.
     pub(super) fn checked(&self) -> u64 {
         self.checks.fetch_add(1, Ordering::Relaxed) + 1

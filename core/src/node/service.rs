@@ -81,6 +81,7 @@ impl Shared {
                     None => Err(ending("get_metrics", &vm)),
                 }
             }
+            Action::GuestReport { .. } => Ok(Outcome::Guest(Box::new(self.guest_report(&action)?))),
             Action::Verify { .. } => Ok(Outcome::Guest(Box::new(self.verify(&action).await?))),
             Action::ConsoleWrite { ref data, .. } => {
                 let (entry, vm) = self.registry.find_legal(&action)?;

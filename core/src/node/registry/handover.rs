@@ -14,23 +14,14 @@ use crate::machine::Machine;
 use crate::model::{VM, VMEventType, VMState};
 
 /// A VM that a migration holds.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "read by the migration layer, which comes next")
-)]
 #[derive(Debug)]
 pub(crate) struct Departure {
-    pub(crate) entry: Arc<VmEntry>,
     /// The VM as it was before.
     pub(crate) before: Arc<VM>,
     /// Its machine; `None` for a VM that is stopped.
     pub(crate) running: Option<Running>,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "called by the migration layer, which comes next")
-)]
 impl Registry {
     /// Holds a VM that is running, paused or stopped: its state is `migrating` from now on.
     ///
@@ -56,11 +47,7 @@ impl Registry {
         self.apply(&mut book, id, change)?;
         drop(book);
         let running = entry.machine();
-        Ok(Departure {
-            entry,
-            before,
-            running,
-        })
+        Ok(Departure { before, running })
     }
 
     /// Gives a VM back that stays: in the state it has now (running, paused, stopped or failed), with

@@ -1,0 +1,314 @@
+//! The framing of a bulk channel: a header, page-run descriptors, then raw bytes.
+//!
+//! A message is a 32-byte header, `runs` descriptors of 16 bytes, and `payload` bytes; all numbers
+//! are little-endian.
+//!
+//! ```text
+//! magic u32  kind u8  flags u8  reserved u16  runs u32  crc u32  payload u64  sequence u64
+//! descriptor: guest physical address u64, length u64
+//! ```
+//!
+//! Everything here comes from a peer: a header is checked against the limits of its kind, and every
+//! descriptor against the guest's memory map, before a byte is placed.
+
+use std::ops::Range;
+
+use crate::error::{DWCPError, Result};
+use crate::memory::{Layout, PAGE_SIZE, PageRange};
+
+/// "DWCB", read as little-endian.
+const MAGIC: u32 = u32::from_le_bytes(*b"DWCB");
+/// Bytes of a header.
+pub(super) const HEADER: usize = 32;
+/// Bytes of a descriptor.
+pub(super) const DESCRIPTOR: usize = 16;
+/// Pages that one message may cover: what a sender takes at a time.
+pub(super) const CHUNK_PAGES: u64 = 512;
+/// Descriptors of one message: every other page of a chunk.
+pub(super) const MAX_RUNS: u32 = 256;
+/// Payload of a page message: a whole chunk.
+const MAX_PAGES_PAYLOAD: u64 = CHUNK_PAGES * PAGE_SIZE;
+/// Payload of a state message: registers and devices of 128 vCPUs are about 3 MiB.
+pub(super) const MAX_STATE: u64 = 32 << 20;
+
+/// The header carries a CRC-32C of descriptors and payload.
+const FLAG_CHECKSUM: u8 = 1;
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Pages; the payload is their contents.
+    Pages = 1,
+    /// Pages that became zero; no payload.
+    Zeros = 2,
+    /// Everything of this round has been sent; the peer answers with `Ack` once it is placed.
+    RoundEnd = 3,
+    /// Everything up to the `RoundEnd` of this number is placed. The only message that goes back.
+    Ack = 4,
+    /// The machine's state; the payload is what `hypervisor::encode` made.
+    State = 5,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Option<Self> {
+        [
+            Self::Pages,
+            Self::Zeros,
+            Self::RoundEnd,
+            Self::Ack,
+            Self::State,
+        ]
+        .into_iter()
+        .find(|&k| k as u8 == number)
+    }
+}
+
+/// A header whose fields fit its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// Descriptors that follow.
+    pub(super) runs: u32,
+    /// CRC-32C of descriptors and payload, if there is one.
+    pub(super) checksum: Option<u32>,
+    /// Bytes that follow the descriptors.
+    pub(super) payload: u64,
+    /// Number of the round.
+    pub(super) sequence: u64,
+}
+
+impl Header {
+    /// A header for a message without descriptors and payload.
+    pub(super) fn bare(kind: Kind, sequence: u64) -> Self {
+        Self {
+            kind,
+            runs: 0,
+            checksum: None,
+            payload: 0,
+            sequence,
+        }
+    }
+
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        out[4] = self.kind as u8;
+        out[5] = if self.checksum.is_some() {
+            FLAG_CHECKSUM
+        } else {
+            0
+        };
+        out[8..12].copy_from_slice(&self.runs.to_le_bytes());
+        out[12..16].copy_from_slice(&self.checksum.unwrap_or(0).to_le_bytes());
+        out[16..24].copy_from_slice(&self.payload.to_le_bytes());
+        out[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        out
+    }
+
+    /// # Errors
+    ///
+    /// `migration` for anything that is not a header of this version within its limits.
+    pub(super) fn decode(bytes: &[u8; HEADER]) -> Result<Self> {
+        let [m0, m1, m2, m3, kind, flags, r0, r1, rest @ ..] = *bytes;
+        if u32::from_le_bytes([m0, m1, m2, m3]) != MAGIC || [r0, r1] != [0, 0] {
+            return Err(violation("a message that does not start as one"));
+        }
+        let word = |at: usize| {
+            let mut word = [0; 4];
+            word.copy_from_slice(&rest[at..at + 4]);
+            u32::from_le_bytes(word)
+        };
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let (runs, crc, payload, sequence) = (word(0), word(4), long(8), long(16));
+        let kind = Kind::from_number(kind)
+            .ok_or_else(|| violation(&format!("a message of unknown kind {kind}")))?;
+        let fits = match kind {
+            Kind::Pages => (1..=MAX_RUNS).contains(&runs) && payload <= MAX_PAGES_PAYLOAD,
+            Kind::Zeros => (1..=MAX_RUNS).contains(&runs) && payload == 0,
+            Kind::RoundEnd | Kind::Ack => runs == 0 && payload == 0,
+            Kind::State => runs == 0 && payload <= MAX_STATE,
+        };
+        if !fits {
+            return Err(violation(&format!(
+                "a {kind:?} message with {runs} runs and {payload} bytes"
+            )));
+        }
+        let checksum = match flags {
+            0 if crc == 0 => None,
+            FLAG_CHECKSUM => Some(crc),
+            _ => {
+                return Err(violation(&format!(
+                    "a message with unknown flags {flags:#x}"
+                )));
+            }
+        };
+        Ok(Self {
+            kind,
+            runs,
+            checksum,
+            payload,
+            sequence,
+        })
+    }
+}
+
+/// Appends the descriptors of `runs`. A run that spans the hole below 4 GiB becomes an error: chunks
+/// never do.
+pub(super) fn encode_runs(layout: &Layout, runs: &[PageRange], out: &mut Vec<u8>) -> Result<()> {
+    for run in runs {
+        let gpa = layout.gpa_of(run.start * PAGE_SIZE).ok_or_else(|| {
+            DWCPError::Internal(format!("pages {run:?} are not in the guest's memory"))
+        })?;
+        let len = (run.end - run.start) * PAGE_SIZE;
+        debug_assert_eq!(layout.pages_at(gpa, len).as_ref(), Some(run));
+        out.extend_from_slice(&gpa.to_le_bytes());
+        out.extend_from_slice(&len.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Reads the descriptors of a page message.
+///
+/// # Errors
+///
+/// `migration` for a range that is not whole pages of RAM, or lengths that do not add up.
+pub(super) fn decode_runs(
+    layout: &Layout,
+    header: &Header,
+    bytes: &[u8],
+) -> Result<Vec<PageRange>> {
+    let (descriptors, rest) = bytes.as_chunks::<DESCRIPTOR>();
+    if !rest.is_empty() || descriptors.len() != header.runs as usize {
+        return Err(violation("descriptors of the wrong length"));
+    }
+    let mut runs = Vec::with_capacity(descriptors.len());
+    let mut pages = 0;
+    for descriptor in descriptors {
+        let number = |at: Range<usize>| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&descriptor[at]);
+            u64::from_le_bytes(number)
+        };
+        let (gpa, len) = (number(0..8), number(8..16));
+        let run = layout.pages_at(gpa, len).ok_or_else(|| {
+            violation(&format!(
+                "{gpa:#x}+{len:#x}, which is not in the guest's memory"
+            ))
+        })?;
+        pages += run.end - run.start;
+        if pages > CHUNK_PAGES {
+            return Err(violation("a message of more pages than a chunk has"));
+        }
+        runs.push(run);
+    }
+    if header.kind == Kind::Pages && pages * PAGE_SIZE != header.payload {
+        return Err(violation("a payload that is not as long as its pages"));
+    }
+    Ok(runs)
+}
+
+/// The error for a peer that sends what it must not.
+pub(super) fn violation(what: &str) -> DWCPError {
+    DWCPError::Migration(format!("the peer sent {what} on a bulk channel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pages(runs: u32, payload: u64) -> Header {
+        Header {
+            kind: Kind::Pages,
+            runs,
+            checksum: Some(7),
+            payload,
+            sequence: 3,
+        }
+    }
+
+    #[test]
+    fn a_header_survives_the_wire() {
+        for header in [pages(2, 8192), Header::bare(Kind::RoundEnd, u64::MAX)] {
+            assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn every_limit_is_held() {
+        let good = pages(1, 4096).encode();
+        let with = |at: usize, value: u8| {
+            let mut bytes = good;
+            bytes[at] = value;
+            Header::decode(&bytes)
+        };
+        assert!(with(0, 0).is_err(), "magic");
+        assert!(with(4, 9).is_err(), "kind");
+        assert!(with(5, 2).is_err(), "flags");
+        assert!(with(6, 1).is_err(), "reserved");
+        assert!(with(10, 1).is_err(), "65,537 runs");
+        assert!(with(8, 0).is_err(), "no runs");
+        assert!(with(23, 0x80).is_err(), "a payload of 2^63");
+        assert!(with(18, 0x21).is_err(), "more than a chunk");
+        assert!(
+            Header::decode(
+                &Header {
+                    payload: 1,
+                    ..Header::bare(Kind::Ack, 0)
+                }
+                .encode()
+            )
+            .is_err()
+        );
+        let state = Header {
+            payload: MAX_STATE + 1,
+            ..Header::bare(Kind::State, 0)
+        };
+        assert!(Header::decode(&state.encode()).is_err());
+    }
+
+    #[test]
+    fn runs_outside_memory_are_refused() {
+        let layout = Layout::new(1 << 20).unwrap();
+        let runs = |list: &[(u64, u64)], payload| {
+            let bytes: Vec<u8> = list
+                .iter()
+                .flat_map(|(gpa, len)| [gpa.to_le_bytes(), len.to_le_bytes()].concat())
+                .collect();
+            decode_runs(&layout, &pages(list.len() as u32, payload), &bytes)
+        };
+        assert_eq!(runs(&[(4096, 8192)], 8192).unwrap(), [1..3]);
+        assert!(runs(&[(4096, 8192)], 4096).is_err(), "does not add up");
+        assert!(runs(&[(0, 1 << 63)], 4096).is_err());
+        assert!(runs(&[(1 << 20, 4096)], 4096).is_err());
+        assert!(runs(&[(u64::MAX - 4095, 4096)], 4096).is_err());
+        assert!(runs(&[(1, 4096)], 4096).is_err());
+        assert!(decode_runs(&layout, &pages(2, 4096), &[0; 16]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(header in any::<[u8; HEADER]>(), kind in 1u8..6, body in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = header;
+            bytes[..8].copy_from_slice(&[b'D', b'W', b'C', b'B', kind, 0, 0, 0]);
+            let layout = Layout::new(1 << 20).unwrap();
+            for bytes in [header, bytes] {
+                if let Ok(header) = Header::decode(&bytes) {
+                    let _ = decode_runs(&layout, &header, &body);
+                }
+            }
+        }
+
+        #[test]
+        fn runs_survive_the_wire(starts in proptest::collection::btree_set(0u64..120, 1..20)) {
+            let layout = Layout::new(1 << 20).unwrap();
+            let runs: Vec<PageRange> = starts.iter().map(|&s| s * 2..s * 2 + 1).collect();
+            let mut bytes = Vec::new();
+            encode_runs(&layout, &runs, &mut bytes).unwrap();
+            let header = pages(runs.len() as u32, runs.len() as u64 * PAGE_SIZE);
+            prop_assert_eq!(decode_runs(&layout, &header, &bytes).unwrap(), runs);
+        }
+    }
+}

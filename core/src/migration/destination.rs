@@ -1,0 +1,584 @@
+//! Driving the destination's side of a hand-over.
+//!
+//! One thread for each migration: it feeds the state machine and carries out what that returns. Each
+//! bulk channel has a thread that places pages.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::link::{self, Attach, Envelope, Link, Timing};
+use super::offer::Offer;
+use super::protocol::destination::{
+    Destination, DestinationEffect, DestinationInput, DestinationOutcome, Verdict,
+};
+use super::protocol::message::{Body, Prepare};
+use super::receiver::{Arrival, Receiver};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::decode;
+use crate::machine::{Machine, spawn};
+use crate::memory::GuestRam;
+use crate::model::random_token;
+use crate::wire::frame::FrameType;
+
+/// The first wait before a source that fell silent is asked; doubled each time.
+const ASK_FIRST: Duration = Duration::from_millis(50);
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// How long a settled session waits for the source's last word before it leaves the rest to the
+/// verdict in the store.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What the node does for a VM that arrives. Called from the migration's thread.
+pub(crate) trait DestinationHost: Send + Sync {
+    /// Checks the fit, makes room, builds the machine over fresh memory; or everything that does not
+    /// fit, and nothing is kept.
+    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>>;
+    /// Makes a verdict durable, or forgets it.
+    fn persist(&self, verdict: &Verdict) -> Result<()>;
+    /// The VM is this node's, and its vCPUs run (or are held, where they were).
+    fn started(&self);
+    /// Drop what there is of the VM.
+    fn discard(&self);
+    /// How it ended.
+    fn finished(&self, outcome: &DestinationOutcome);
+    /// Nothing more comes of this migration; its thread ends.
+    fn over(&self);
+    /// Where the source listens, if that is known here.
+    fn source_address(&self, source_node: &str) -> Option<SocketAddr>;
+}
+
+/// A VM about to arrive.
+pub(crate) struct Arriving {
+    /// The source's first message, an offer.
+    pub(crate) first: Envelope,
+    /// The connection it came over.
+    pub(crate) stream: TcpStream,
+    /// This node.
+    pub(crate) node_uuid: String,
+    pub(crate) host: Arc<dyn DestinationHost>,
+    #[cfg(test)]
+    pub(crate) faults: super::faults::Faults,
+}
+
+/// A migration under way, as the node holds it.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    events: mpsc::Sender<Event>,
+    gate: Arc<Gate>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What reaches the driver.
+#[derive(Debug)]
+enum Event {
+    Input(DestinationInput),
+    /// A message, or the end, of the control connection of that number.
+    Heard(u64, Option<Box<Envelope>>),
+    /// The peer opened a new control connection, with this as its first message.
+    Linked(TcpStream, Box<Envelope>),
+    /// The machine's state came.
+    State(Vec<u8>),
+}
+
+/// Admits bulk channels.
+#[derive(Debug, Default)]
+struct Gate(Mutex<Option<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    token: String,
+    channels: u32,
+    ram: Arc<GuestRam>,
+    receivers: BTreeMap<u32, (TcpStream, JoinHandle<()>)>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Incoming {
+    /// Starts the migration's thread.
+    pub(crate) fn start(arriving: Arriving) -> Result<Self> {
+        let (events, inbox) = mpsc::channel();
+        let gate = Arc::new(Gate::default());
+        let driver = Driver::new(arriving, events.clone(), Arc::clone(&gate))?;
+        let thread = spawn("dwcp-arrive", move || driver.live(&inbox))?;
+        Ok(Self {
+            events,
+            gate,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Hands over a control connection that the peer opened.
+    pub(crate) fn adopt(&self, stream: TcpStream, first: Envelope) {
+        // When the driver is gone, the connection is closed and the peer asks again.
+        let _ = self.events.send(Event::Linked(stream, Box::new(first)));
+    }
+
+    /// Takes a bulk channel, once for each number, from a peer that knows the token. `answer` tells
+    /// the peer, before pages are read.
+    pub(crate) fn attach(
+        &self,
+        request: &Attach,
+        mut stream: TcpStream,
+        answer: impl FnOnce(&mut TcpStream) -> Result<()>,
+    ) -> Result<()> {
+        let refused = |why: &str| {
+            Err(DWCPError::PermissionDenied(format!(
+                "a bulk channel: {why}"
+            )))
+        };
+        let mut gate = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = gate.as_mut() else {
+            return refused("this migration takes none now");
+        };
+        if !same(request.token.as_bytes(), open.token.as_bytes()) {
+            return refused("the token is not right");
+        }
+        if request.channel >= open.channels || open.receivers.contains_key(&request.channel) {
+            return refused("there is no such channel, or it is open already");
+        }
+        stream.set_nodelay(true)?;
+        answer(&mut stream)?;
+        let mut receiver = Receiver::new(stream.try_clone()?, Arc::clone(&open.ram));
+        let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
+        let thread = spawn("dwcp-receive", move || {
+            crate::machine::copy_behind_guests();
+            loop {
+                let event = match receiver.receive() {
+                    Ok(Arrival::State(state)) => Event::State(state),
+                    Ok(Arrival::Closed) => return,
+                    Err(_) if stopped.load(Ordering::SeqCst) => return,
+                    Err(e) => Event::Input(DestinationInput::ReceiveFailed(e.to_string())),
+                };
+                let over = matches!(event, Event::Input(_));
+                if events.send(event).is_err() || over {
+                    return;
+                }
+            }
+        })?;
+        open.receivers.insert(request.channel, (stream, thread));
+        Ok(())
+    }
+
+    /// Tells the driver that this node is being shut down.
+    pub(crate) fn shut_down(&self) {
+        // A driver that is gone has nothing left to shut down.
+        let _ = self.events.send(Event::Input(DestinationInput::Shutdown));
+    }
+
+    /// Waits for the migration's thread, which has been told to end or is about to.
+    pub(crate) fn join(&self) {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("a migration's thread panicked");
+        }
+    }
+}
+
+/// Whether a peer's first message offers a VM.
+pub(crate) fn is_offer(first: &Envelope) -> bool {
+    matches!(first.message.body, Body::Prepare(_))
+}
+
+/// Tells a peer that its bulk channel is open.
+pub(crate) fn accept_channel(stream: &mut TcpStream) -> Result<()> {
+    link::write_frame(stream, FrameType::Ok, b"{}".to_vec())
+}
+
+/// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
+/// the store: what was not taken is refused, durably, from now on.
+pub(crate) fn answer_about(
+    first: Envelope,
+    stream: TcpStream,
+    node_uuid: &str,
+    verdict: Option<&Verdict>,
+    mut persist: impl FnMut(&Verdict) -> Result<()>,
+) -> Result<()> {
+    let (session, epoch) = (first.message.session.clone(), first.message.epoch);
+    let source = first.from.clone();
+    let own = node_uuid.to_owned();
+    let mut state = Destination::recovered(session, epoch, own, source, verdict);
+    let mut stream = stream;
+    let mut inputs = VecDeque::from([DestinationInput::LinkUp, received(first)]);
+    while let Some(input) = inputs.pop_front() {
+        for effect in state.handle(input) {
+            match effect {
+                DestinationEffect::Persist(verdict) => inputs.push_back(match persist(&verdict) {
+                    Ok(()) => DestinationInput::Persisted,
+                    Err(error) => return Err(error),
+                }),
+                DestinationEffect::Send(message) => {
+                    let envelope = Envelope {
+                        from: node_uuid.to_owned(),
+                        timing: None,
+                        message,
+                    };
+                    let payload = serde_json::to_vec(&envelope)?;
+                    link::write_frame(&mut stream, FrameType::Migration, payload)?;
+                }
+                // There is no machine, and nobody to tell: the source will ask again.
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares without telling by the time it takes where the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
+impl Gate {
+    fn open(&self, token: String, channels: u32, ram: Arc<GuestRam>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open {
+            token,
+            channels,
+            ram,
+            receivers: BTreeMap::new(),
+            stopped: Arc::default(),
+        });
+    }
+
+    /// Ends all channels and waits for their threads: afterwards nothing writes the memory.
+    fn close(&self) {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(open) = open else { return };
+        open.stopped.store(true, Ordering::SeqCst);
+        for (socket, _) in open.receivers.values() {
+            // It fails only when the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for (_, thread) in open.receivers.into_values() {
+            if thread.join().is_err() {
+                tracing::error!("a channel's thread panicked");
+            }
+        }
+    }
+}
+
+struct Driver {
+    arriving: Arc<dyn DestinationHost>,
+    node_uuid: String,
+    source_node: String,
+    epoch: u64,
+    state: Destination,
+    events: mpsc::Sender<Event>,
+    gate: Arc<Gate>,
+    own: VecDeque<DestinationInput>,
+    link: Option<Link>,
+    link_number: u64,
+    machine: Option<Arc<Machine>>,
+    offer: Option<Offer>,
+    saved: Option<Vec<u8>>,
+    timing: Timing,
+    ask: Option<Instant>,
+    ask_delay: Duration,
+    /// The session is settled; the thread ends then at the latest.
+    settled: Option<Instant>,
+    over: bool,
+    #[cfg(test)]
+    faults: super::faults::Faults,
+}
+
+impl Driver {
+    fn new(arriving: Arriving, events: mpsc::Sender<Event>, gate: Arc<Gate>) -> Result<Self> {
+        let first = &arriving.first;
+        let Body::Prepare(prepare) = &first.message.body else {
+            return Err(DWCPError::Protocol(
+                "a migration begins with `prepare`".into(),
+            ));
+        };
+        let mut driver = Self {
+            arriving: arriving.host,
+            state: Destination::new(
+                first.message.session.clone(),
+                first.message.epoch,
+                arriving.node_uuid.clone(),
+                first.from.clone(),
+            ),
+            node_uuid: arriving.node_uuid,
+            source_node: prepare.source_node.clone(),
+            epoch: first.message.epoch,
+            events,
+            gate,
+            own: VecDeque::new(),
+            link: None,
+            link_number: 0,
+            machine: None,
+            offer: None,
+            saved: None,
+            timing: Timing::default(),
+            ask: None,
+            ask_delay: ASK_FIRST,
+            settled: None,
+            over: false,
+            #[cfg(test)]
+            faults: arriving.faults,
+        };
+        if !driver.take_link(arriving.stream) {
+            return Err(DWCPError::ResourceLimit(
+                "no thread for the control connection".into(),
+            ));
+        }
+        driver.own.push_back(received(arriving.first));
+        Ok(driver)
+    }
+
+    fn live(mut self, inbox: &mpsc::Receiver<Event>) {
+        self.settle();
+        while !self.over {
+            let next = [self.ask, self.settled].into_iter().flatten().min();
+            let wait = next.map_or(Duration::from_secs(3600), |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match inbox.recv_timeout(wait) {
+                Ok(event) => self.event(event),
+                Err(RecvTimeoutError::Timeout) => self.timers(),
+                // The driver holds a sender itself.
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.gate.close();
+        self.machine = None;
+        self.arriving.over();
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.feed(input),
+            Event::Heard(number, _) if number != self.link_number => {}
+            Event::Heard(_, None) => {
+                self.link = None;
+                self.feed(DestinationInput::LinkLost);
+                // A source that asks later is answered from the verdict in the store.
+                self.over |= self.settled.is_some();
+            }
+            Event::Heard(_, Some(envelope)) => self.feed(received(*envelope)),
+            Event::Linked(stream, first) => {
+                if self.take_link(stream) {
+                    self.feed(DestinationInput::LinkUp);
+                    self.feed(received(*first));
+                }
+            }
+            Event::State(state) => {
+                self.saved = Some(state);
+                self.feed(DestinationInput::StateReceived);
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        self.over = self.settled.is_some_and(|at| at <= now);
+        if self.ask.is_some_and(|at| at <= now) {
+            self.ask = None;
+            if self.link.is_none() && self.connect() {
+                self.feed(DestinationInput::LinkUp);
+            } else {
+                self.feed(DestinationInput::Ask);
+            }
+        }
+    }
+
+    /// Feeds an input, and those that follow from it.
+    fn feed(&mut self, input: DestinationInput) {
+        self.own.push_back(input);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some(input) = self.own.pop_front() {
+            let effects = self.state.handle(input);
+            self.carry_out(effects);
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<DestinationEffect>) {
+        for effect in effects {
+            let report = match effect {
+                DestinationEffect::Send(message) => {
+                    let timing = matches!(message.body, Body::Ready | Body::Running);
+                    let timing = timing.then_some(self.timing);
+                    let sent = self.link.as_mut().map(|l| l.send(message, timing));
+                    if let Some(Err(error)) = sent {
+                        tracing::debug!(%error, "the control connection broke");
+                        self.link = None;
+                        self.own.push_back(DestinationInput::LinkLost);
+                    }
+                    continue;
+                }
+                DestinationEffect::Build(prepare) => self.build(&prepare),
+                // The gate is open since `build`: channels come when the source has the token.
+                DestinationEffect::Receive => {
+                    #[cfg(test)]
+                    if let Err(error) = super::begin(&self.faults, super::Phase::Receive) {
+                        self.own
+                            .push_back(DestinationInput::ReceiveFailed(error.to_string()));
+                    }
+                    continue;
+                }
+                DestinationEffect::Load => self.load(),
+                DestinationEffect::Lock => self.lock(),
+                DestinationEffect::Persist(verdict) => self.persist(&verdict),
+                DestinationEffect::Run => self.run(),
+                DestinationEffect::Discard => {
+                    self.gate.close();
+                    self.machine = None;
+                    self.arriving.discard();
+                    continue;
+                }
+                DestinationEffect::AskLater => {
+                    self.ask = Some(Instant::now() + self.ask_delay);
+                    self.ask_delay = (self.ask_delay * 2).min(ASK_MAX);
+                    continue;
+                }
+                DestinationEffect::Ignored(why) => {
+                    tracing::debug!(?why, "ignored");
+                    continue;
+                }
+                DestinationEffect::Finish(outcome) => {
+                    self.gate.close();
+                    // The node has it from now on, or nobody.
+                    self.machine = None;
+                    self.arriving.finished(&outcome);
+                    self.settled = Some(Instant::now() + LINGER);
+                    self.over |= self.link.is_none();
+                    continue;
+                }
+            };
+            self.own.push_back(report);
+        }
+    }
+
+    fn connect(&mut self) -> bool {
+        let address = self.arriving.source_address(&self.source_node);
+        let stream = address.and_then(|address| link::connect(address).ok());
+        stream.is_some_and(|stream| self.take_link(stream))
+    }
+
+    fn take_link(&mut self, stream: TcpStream) -> bool {
+        self.link_number += 1;
+        let (number, events) = (self.link_number, self.events.clone());
+        let link = Link::start(stream, &self.node_uuid, move |heard| {
+            // The driver may be gone: then nobody wants to hear.
+            let _ = events.send(Event::Heard(number, heard.map(Box::new)));
+        });
+        self.link = link.ok();
+        self.link.is_some()
+    }
+
+    fn build(&mut self, prepare: &Prepare) -> DestinationInput {
+        #[cfg(test)]
+        if let Err(error) = super::begin(&self.faults, super::Phase::Build) {
+            return DestinationInput::Unfit(vec![error.to_string()]);
+        }
+        let offer = match Offer::decode(&prepare.payload) {
+            Ok(offer) if offer.vm.id == prepare.vm_id => offer,
+            Ok(_) => return DestinationInput::Unfit(vec!["the offer is of another VM".into()]),
+            Err(error) => return DestinationInput::Unfit(vec![error.to_string()]),
+        };
+        let machine = match self.arriving.admit(self.epoch, &offer) {
+            Ok(machine) => machine,
+            Err(reasons) => return DestinationInput::Unfit(reasons),
+        };
+        let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
+        self.gate
+            .open(token.clone(), offer.channels, Arc::clone(machine.ram()));
+        let channels = offer.channels;
+        self.machine = Some(machine);
+        self.offer = Some(offer);
+        DestinationInput::Built { token, channels }
+    }
+
+    fn load(&mut self) -> DestinationInput {
+        let began = Instant::now();
+        let loaded = (|| {
+            #[cfg(test)]
+            super::begin(&self.faults, super::Phase::Load)?;
+            let state = self.saved.take().unwrap_or_default();
+            self.machine()?.load(decode(&state)?)
+        })();
+        self.timing.load_us = micros(began.elapsed());
+        match loaded {
+            Ok(()) => DestinationInput::Loaded,
+            Err(error) => DestinationInput::LoadFailed(error.to_string()),
+        }
+    }
+
+    fn lock(&mut self) -> DestinationInput {
+        // No disk to lock yet in this version.
+        #[cfg(test)]
+        if let Err(error) = super::begin(&self.faults, super::Phase::Lock) {
+            return DestinationInput::LockFailed(error.to_string());
+        }
+        DestinationInput::Locked
+    }
+
+    fn persist(&mut self, verdict: &Verdict) -> DestinationInput {
+        let began = Instant::now();
+        #[cfg(test)]
+        let injected = super::begin(&self.faults, super::Phase::Decide);
+        #[cfg(not(test))]
+        let injected = Ok::<(), DWCPError>(());
+        let result = injected.and_then(|()| self.arriving.persist(verdict));
+        if matches!(verdict, Verdict::Taken { .. }) {
+            self.timing.commit_us = micros(began.elapsed());
+        }
+        match result {
+            Ok(()) => {
+                // The source has settled it too: nothing is left to say.
+                self.over |= *verdict == Verdict::Forget;
+                DestinationInput::Persisted
+            }
+            Err(error) => {
+                tracing::error!(%error, ?verdict, "a verdict was not written");
+                DestinationInput::PersistFailed
+            }
+        }
+    }
+
+    fn run(&mut self) -> DestinationInput {
+        let began = Instant::now();
+        let running = self.offer.as_ref().is_some_and(Offer::is_running);
+        let ran = (|| {
+            #[cfg(test)]
+            super::begin(&self.faults, super::Phase::Run)?;
+            let machine = self.machine()?;
+            if running { machine.resume() } else { Ok(()) }
+        })();
+        self.timing.resume_us = micros(began.elapsed());
+        match ran {
+            Ok(()) => {
+                self.arriving.started();
+                DestinationInput::Ran
+            }
+            Err(error) => DestinationInput::RunFailed(error.to_string()),
+        }
+    }
+
+    fn machine(&self) -> Result<&Arc<Machine>> {
+        let machine = self.machine.as_ref();
+        machine.ok_or_else(|| DWCPError::Internal("the arriving machine is gone".into()))
+    }
+}
+
+fn received(envelope: Envelope) -> DestinationInput {
+    DestinationInput::Received {
+        from: envelope.from,
+        message: envelope.message,
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,227 @@
+//! The source's copying: rounds over all channels, and the last one in the pause.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::pacer::Pacer;
+use super::progress::Progress;
+use super::sender::{Round, Sender, Sending};
+use super::switch::SwitchRule;
+use crate::error::{DWCPError, Result};
+use crate::machine::{Machine, spawn};
+use crate::memory::{Harvest, PAGE_SIZE};
+
+/// What the engine needs to know of the options.
+#[derive(Clone, Debug)]
+pub(super) struct EngineOptions {
+    /// Bytes per second over all channels, 0: no limit.
+    pub(super) bandwidth: u64,
+    /// Checksums on every message.
+    pub(super) checksum: bool,
+    /// Limit on the downtime.
+    pub(super) max_downtime: Duration,
+    /// Copy while the guest runs.
+    pub(super) live: bool,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
+}
+
+/// Copies a machine's memory over attached channels.
+///
+/// `copy` returns when it is time to switch, `finish` sends what is left of a paused machine, and its
+/// state. `stopper` ends either from another thread.
+pub(super) struct Engine {
+    shared: Arc<Sending>,
+    workers: Vec<Worker>,
+    rule: SwitchRule,
+    round: u64,
+    live: bool,
+    /// Found changed and not sent yet.
+    left: Option<Harvest>,
+}
+
+/// One channel's thread.
+struct Worker {
+    jobs: mpsc::Sender<Job>,
+    results: mpsc::Receiver<Result<()>>,
+    socket: TcpStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Job {
+    Round(Arc<Round>),
+    State(Vec<u8>),
+}
+
+/// Ends an engine's work, whatever it waits for.
+#[derive(Clone)]
+pub(super) struct Stopper {
+    shared: Arc<Sending>,
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Stopper {
+    pub(super) fn stop(&self) {
+        self.shared.pacer.stop();
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for socket in sockets.iter() {
+            // It fails only when the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Engine {
+    /// Starts following the machine's changes, and a thread for each channel.
+    pub(super) fn start(
+        machine: &Machine,
+        channels: Vec<TcpStream>,
+        options: EngineOptions,
+        progress: Arc<Progress>,
+    ) -> Result<(Self, Stopper)> {
+        let shared = Arc::new(Sending {
+            ram: Arc::clone(machine.ram()),
+            consumer: machine.harvester().subscribe()?,
+            pacer: Pacer::new(options.bandwidth),
+            progress,
+            checksum: options.checksum,
+            backed: Mutex::new(0..0),
+            #[cfg(test)]
+            faults: options.faults,
+        });
+        let mut sockets = Vec::new();
+        for channel in &channels {
+            sockets.push(channel.try_clone()?);
+        }
+        let stopper = Stopper {
+            shared: Arc::clone(&shared),
+            sockets: Arc::new(Mutex::new(sockets)),
+        };
+        let mut engine = Self {
+            shared,
+            workers: Vec::new(),
+            rule: SwitchRule::new(options.max_downtime),
+            round: 0,
+            live: options.live,
+            left: None,
+        };
+        for (index, socket) in channels.into_iter().enumerate() {
+            let sender = Sender::new(socket.try_clone()?, Arc::clone(&engine.shared));
+            engine.workers.push(Worker::start(index, socket, sender)?);
+        }
+        Ok((engine, stopper))
+    }
+
+    /// Sends rounds while the guest runs, until it is time to switch. A migration that is not live
+    /// switches at once.
+    pub(super) fn copy(&mut self) -> Result<()> {
+        #[cfg(test)]
+        super::begin(&self.shared.faults, super::Phase::Copy)?;
+        while self.live {
+            let harvest = self.shared.consumer.harvest()?;
+            let pages = harvest.pages.count();
+            self.shared.progress.dirtied(pages);
+            let decision = self.rule.decide(pages * PAGE_SIZE);
+            self.shared.progress.update(|s| {
+                s.expected_downtime_us =
+                    u64::try_from(decision.expected.as_micros()).unwrap_or(u64::MAX);
+            });
+            if decision.switch {
+                self.left = Some(harvest);
+                break;
+            }
+            let (sent, time) = self.send(harvest, true)?;
+            self.rule.round_sent(sent, time);
+        }
+        Ok(())
+    }
+
+    /// Sends what is left of a paused machine, then its state.
+    pub(super) fn finish(&mut self, state: Vec<u8>) -> Result<()> {
+        #[cfg(test)]
+        super::begin(&self.shared.faults, super::Phase::SendState)?;
+        let mut harvest = self.shared.consumer.harvest()?;
+        if let Some(left) = self.left.take() {
+            harvest.pages.merge(&left.pages);
+        }
+        #[cfg(test)]
+        self.shared.faults.last_harvest(&mut harvest);
+        self.send(harvest, false)?;
+        let first = &self.workers[0];
+        first.give(Job::State(state))?;
+        first.result()
+    }
+
+    /// One round. Returns what was sent and how long it took.
+    fn send(&mut self, harvest: Harvest, live: bool) -> Result<(u64, Duration)> {
+        self.round += 1;
+        let progress = Arc::clone(&self.shared.progress);
+        progress.begin_round(self.round, harvest.pages.count());
+        let (began, before) = (Instant::now(), progress.bytes_sent());
+        let round = Arc::new(Round::new(self.round, harvest, live, self.round == 1));
+        for worker in &self.workers {
+            worker.give(Job::Round(Arc::clone(&round)))?;
+        }
+        // Every worker is waited for, so that none is still at it when an error is returned.
+        let results: Vec<Result<()>> = self.workers.iter().map(Worker::result).collect();
+        results.into_iter().collect::<Result<()>>()?;
+        progress.end_round();
+        Ok((progress.bytes_sent() - before, began.elapsed()))
+    }
+}
+
+impl Worker {
+    fn start(index: usize, socket: TcpStream, mut sender: Sender) -> Result<Self> {
+        let (jobs, todo) = mpsc::channel::<Job>();
+        let (done, results) = mpsc::channel();
+        let thread = spawn(&format!("dwcp-send{index}"), move || {
+            crate::machine::copy_behind_guests();
+            for job in todo {
+                let result = match job {
+                    Job::Round(round) => sender.send_round(&round),
+                    Job::State(state) => sender.send_state(&state),
+                };
+                if done.send(result).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self {
+            jobs,
+            results,
+            socket,
+            thread: Some(thread),
+        })
+    }
+
+    fn give(&self, job: Job) -> Result<()> {
+        self.jobs.send(job).map_err(|_| gone())
+    }
+
+    fn result(&self) -> Result<()> {
+        self.results.recv().map_err(|_| gone())?
+    }
+}
+
+fn gone() -> DWCPError {
+    DWCPError::Internal("a channel's thread has ended".into())
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            // Whatever it waits for ends; then there are no more jobs.
+            let _ = worker.socket.shutdown(Shutdown::Both);
+            let (closed, _) = mpsc::channel();
+            worker.jobs = closed;
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a channel's thread panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The control connection of a hand-over, and the first words on a bulk channel.
+//!
+//! Messages travel in frames of the wire protocol. A driver owns the sending side; the receiving side
+//! belongs to a thread that turns what arrives into the driver's inputs.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::protocol::message::Message;
+use crate::error::{DWCPError, Result};
+use crate::wire::frame::{Frame, FrameType};
+
+/// Longest control message: an offer carries a VM's config with all its annotations.
+pub(crate) const FRAME_MAX: usize = 2 << 20;
+/// Time for a peer to accept a connection, and for the first answer on it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A message, and what the drivers tell each other beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    /// The UUID of the sender's store.
+    pub(crate) from: String,
+    /// Microseconds that the destination's steps of the switch took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timing: Option<Timing>,
+    #[serde(flatten)]
+    pub(crate) message: Message,
+}
+
+/// What the destination's part of the downtime went into, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Timing {
+    pub(crate) load_us: u64,
+    pub(crate) commit_us: u64,
+    pub(crate) resume_us: u64,
+}
+
+/// The first frame on a bulk channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attach {
+    pub(crate) operation: AttachOperation,
+    pub(crate) migration_id: String,
+    pub(crate) token: String,
+    pub(crate) channel: u32,
+}
+
+/// Tells an attach from a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AttachOperation {
+    Attach,
+}
+
+/// What a connection from a peer begins with.
+#[derive(Debug)]
+pub(crate) enum Greeting {
+    /// A hand-over's control connection.
+    Control(Box<Envelope>),
+    /// A bulk channel.
+    Bulk(Attach),
+}
+
+impl Greeting {
+    /// # Errors
+    ///
+    /// `invalid_message` when it is neither.
+    pub(crate) fn parse(frame: &Frame) -> Result<Self> {
+        let refused = |why: &dyn std::fmt::Display| {
+            DWCPError::Protocol(format!("the peer's first frame: {why}"))
+        };
+        if frame.frame_type != FrameType::Migration {
+            return Err(DWCPError::Unsupported(format!(
+                "frames of type {:?}: this version serves only migrations over the network",
+                frame.frame_type
+            )));
+        }
+        if let Ok(attach) = serde_json::from_slice(&frame.payload) {
+            return Ok(Self::Bulk(attach));
+        }
+        match serde_json::from_slice(&frame.payload) {
+            Ok(envelope) => Ok(Self::Control(Box::new(envelope))),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+}
+
+/// Connects to a peer.
+pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
+        .map_err(|e| DWCPError::Connection(format!("cannot reach {address}: {e}")))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Opens bulk channel number `channel`.
+pub(super) fn attach(
+    address: SocketAddr,
+    session: &str,
+    token: &str,
+    channel: u32,
+) -> Result<TcpStream> {
+    let mut stream = connect(address)?;
+    let request = Attach {
+        operation: AttachOperation::Attach,
+        migration_id: session.to_owned(),
+        token: token.to_owned(),
+        channel,
+    };
+    write_frame(
+        &mut stream,
+        FrameType::Migration,
+        serde_json::to_vec(&request)?,
+    )?;
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    let answer = read_frame(&mut stream)?;
+    stream.set_read_timeout(None)?;
+    match answer {
+        Some(frame) if frame.frame_type == FrameType::Ok => Ok(stream),
+        Some(frame) => Err(DWCPError::Migration(format!(
+            "the target refused a bulk channel: {}",
+            String::from_utf8_lossy(&frame.payload)
+        ))),
+        None => Err(DWCPError::Connection(
+            "the target closed a bulk channel".into(),
+        )),
+    }
+}
+
+/// Writes a frame.
+pub(crate) fn write_frame(
+    stream: &mut TcpStream,
+    frame_type: FrameType,
+    payload: Vec<u8>,
+) -> Result<()> {
+    let frame = Frame {
+        frame_type,
+        timestamp: u64::try_from(crate::model::Timestamp::now().as_unix_micros() / 1000)
+            .unwrap_or(0),
+        id: String::new(),
+        payload,
+    };
+    let bytes = frame.encode(FRAME_MAX)?;
+    stream
+        .write_all(&bytes)
+        .map_err(|e| DWCPError::Connection(format!("sending: {e}")))
+}
+
+/// Reads a frame; `None` when the peer closed the connection between two.
+pub(super) fn read_frame(stream: &mut TcpStream) -> Result<Option<Frame>> {
+    let lost = |e: io::Error| DWCPError::Connection(format!("receiving: {e}"));
+    let mut prefix = [0; 4];
+    match stream.read_exact(&mut prefix) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(lost(e)),
+    }
+    let length = Frame::length(prefix, FRAME_MAX)?;
+    let mut body = Vec::new();
+    let read = stream
+        .take(length as u64)
+        .read_to_end(&mut body)
+        .map_err(lost)?;
+    if read < length {
+        return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Frame::decode(&body).map(Some)
+}
+
+/// The sending side of a control connection. Dropping it ends the receiving side as well.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: TcpStream,
+    uuid: String,
+}
+
+impl Link {
+    /// Takes over a connection: `arrived` is called, from a thread of its own, with each message, and
+    /// once with `None` when the connection ends.
+    pub(super) fn start(
+        stream: TcpStream,
+        uuid: &str,
+        mut arrived: impl FnMut(Option<Envelope>) + Send + 'static,
+    ) -> Result<Self> {
+        let mut incoming = stream.try_clone()?;
+        crate::machine::spawn("dwcp-control", move || {
+            loop {
+                let next = read_frame(&mut incoming).and_then(|frame| {
+                    let Some(frame) = frame else { return Ok(None) };
+                    Ok(Some(serde_json::from_slice::<Envelope>(&frame.payload)?))
+                });
+                match next {
+                    Ok(Some(envelope)) => arrived(Some(envelope)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "a control connection ended");
+                        break;
+                    }
+                }
+            }
+            let _ = incoming.shutdown(Shutdown::Both);
+            arrived(None);
+        })?;
+        Ok(Self {
+            stream,
+            uuid: uuid.to_owned(),
+        })
+    }
+
+    pub(super) fn send(&mut self, message: Message, timing: Option<Timing>) -> Result<()> {
+        let envelope = Envelope {
+            from: self.uuid.clone(),
+            timing,
+            message,
+        };
+        let payload = serde_json::to_vec(&envelope)?;
+        write_frame(&mut self.stream, FrameType::Migration, payload)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Ends the receiving thread; it fails only when the peer was faster.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

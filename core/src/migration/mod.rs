@@ -1,0 +1,72 @@
+//! Moving a machine from node to node while it runs.
+//!
+//! `protocol` holds the rules of the hand-over and nothing else: no I/O, no clock, no randomness.
+//! `source` and `destination` drive it, mirror images of each other: they carry its effects out and
+//! feed it what happened. Between them go control messages (`link`, `offer`) and, over bulk
+//! connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
+//! says that it is time, `receiver`s place them. `progress` is what a user sees of all that. The
+//! node calls this; nothing below does.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod destination;
+mod engine;
+#[cfg(test)]
+pub(crate) mod faults;
+mod link;
+mod offer;
+mod pacer;
+mod progress;
+mod protocol;
+mod receiver;
+mod sender;
+mod source;
+mod switch;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use destination::{
+    Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
+};
+pub(crate) use link::{Attach, Envelope, FRAME_MAX, Greeting};
+pub(crate) use offer::Offer;
+pub(crate) use progress::Progress;
+pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
+pub(crate) use protocol::source::{Record, SourceOutcome, Why};
+pub(crate) use source::{Leaving, Outgoing, SourceHost};
+
+/// The steps of a migration that take time, or can fail, outside the state machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// Source: opening the bulk channels.
+    Attach,
+    /// Source: rounds of pages.
+    Copy,
+    /// Source: stopping the vCPUs.
+    Pause,
+    /// Source: saving the machine's state.
+    Save,
+    /// Source: the last pages and the state.
+    SendState,
+    /// Source: making a record durable.
+    Persist,
+    /// Destination: checking the fit and making the machine.
+    Build,
+    /// Destination: placing pages.
+    Receive,
+    /// Destination: loading the machine's state.
+    Load,
+    /// Destination: locking the disks.
+    Lock,
+    /// Destination: making a verdict durable.
+    Decide,
+    /// Destination: running the vCPUs.
+    Run,
+}
+
+/// Where a phase begins: a place for tests to make it fail.
+#[cfg(test)]
+fn begin(faults: &faults::Faults, phase: Phase) -> crate::error::Result<()> {
+    tracing::trace!(?phase, "migration");
+    faults.at(phase)
+}

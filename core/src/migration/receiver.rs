@@ -1,0 +1,210 @@
+//! Receiving pages over a channel, straight into guest memory.
+//!
+//! Each channel has a thread. The machine these pages are for does not run.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::channel::{DESCRIPTOR, HEADER, Header, Kind, decode_runs, violation};
+use super::sender::lost;
+use crate::error::{DWCPError, Result};
+use crate::memory::{GuestRam, PageRange, receive_pages};
+
+/// Bytes of guest memory that are summed at a time.
+const PIECE_PAGES: u64 = 64;
+
+/// What a channel brought, apart from pages.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// The peer is done with this channel.
+    Closed,
+    /// The machine's state.
+    State(Vec<u8>),
+}
+
+/// One channel's receiving side.
+pub(super) struct Receiver {
+    socket: TcpStream,
+    ram: Arc<GuestRam>,
+    descriptors: Vec<u8>,
+    copy: Vec<u8>,
+    /// Round of the last barrier: rounds only go up.
+    round: u64,
+}
+
+impl Receiver {
+    pub(super) fn new(socket: TcpStream, ram: Arc<GuestRam>) -> Self {
+        Self {
+            socket,
+            ram,
+            descriptors: Vec::new(),
+            copy: Vec::new(),
+            round: 0,
+        }
+    }
+
+    /// Places pages until something else arrives.
+    pub(super) fn receive(&mut self) -> Result<Arrival> {
+        loop {
+            let Some(header) = self.read_header()? else {
+                return Ok(Arrival::Closed);
+            };
+            match header.kind {
+                Kind::Pages => self.pages(&header)?,
+                Kind::Zeros => {
+                    for run in self.runs(&header)? {
+                        self.ram.punch(&run)?;
+                    }
+                }
+                Kind::RoundEnd => {
+                    if header.sequence <= self.round {
+                        return Err(violation(&format!(
+                            "the end of round {} again",
+                            header.sequence
+                        )));
+                    }
+                    self.round = header.sequence;
+                    let ack = Header::bare(Kind::Ack, header.sequence);
+                    self.socket.write_all(&ack.encode()).map_err(lost)?;
+                }
+                Kind::State => return Ok(Arrival::State(self.state(&header)?)),
+                Kind::Ack => return Err(violation("an acknowledgement in the wrong direction")),
+            }
+        }
+    }
+
+    /// The next header; `None` when the peer closed the channel between two messages.
+    fn read_header(&mut self) -> Result<Option<Header>> {
+        let mut bytes = [0; HEADER];
+        let mut have = 0;
+        while have < HEADER {
+            match self.socket.read(&mut bytes[have..]) {
+                Ok(0) if have == 0 => return Ok(None),
+                Ok(0) => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(lost(e)),
+            }
+        }
+        Header::decode(&bytes).map(Some)
+    }
+
+    fn runs(&mut self, header: &Header) -> Result<Vec<PageRange>> {
+        self.descriptors
+            .resize(header.runs as usize * DESCRIPTOR, 0);
+        self.socket
+            .read_exact(&mut self.descriptors)
+            .map_err(lost)?;
+        decode_runs(self.ram.layout(), header, &self.descriptors)
+    }
+
+    fn pages(&mut self, header: &Header) -> Result<()> {
+        let runs = self.runs(header)?;
+        receive_pages(self.socket.as_fd(), &self.ram, &runs).map_err(lost)?;
+        let Some(expected) = header.checksum else {
+            return Ok(());
+        };
+        // Summed after placing, from memory that is still in the cache: nothing else writes there.
+        let mut crc = crc32c::crc32c(&self.descriptors);
+        for run in &runs {
+            let mut rest = run.clone();
+            while !rest.is_empty() {
+                let piece = rest.start..rest.end.min(rest.start + PIECE_PAGES);
+                self.copy.clear();
+                self.ram.copy_pages(&piece, &mut self.copy)?;
+                crc = crc32c::crc32c_append(crc, &self.copy);
+                rest.start = piece.end;
+            }
+        }
+        check("pages", expected, crc)
+    }
+
+    fn state(&mut self, header: &Header) -> Result<Vec<u8>> {
+        // As long as the header says, which is within its limit, and no longer than what comes.
+        let mut state = Vec::new();
+        let read = (&self.socket)
+            .take(header.payload)
+            .read_to_end(&mut state)
+            .map_err(lost)?;
+        if read as u64 != header.payload {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(expected) = header.checksum {
+            check("the machine's state", expected, crc32c::crc32c(&state))?;
+        }
+        Ok(state)
+    }
+}
+
+fn check(what: &str, expected: u32, found: u32) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(DWCPError::Migration(format!(
+        "{what} arrived damaged: checksum {found:#010x}, where {expected:#010x} was sent"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::memory::{Backing, PAGE_SIZE};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    fn receive(bytes: &[u8]) -> Result<Arrival> {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let (mut peer, socket) = pair();
+        peer.write_all(bytes).unwrap();
+        drop(peer);
+        Receiver::new(socket, ram).receive()
+    }
+
+    fn page_message(checksum: u32) -> Vec<u8> {
+        let header = Header {
+            runs: 1,
+            payload: PAGE_SIZE,
+            checksum: Some(checksum),
+            ..Header::bare(Kind::Pages, 1)
+        };
+        let mut message = header.encode().to_vec();
+        message.extend_from_slice(&[0; 8]);
+        message.extend_from_slice(&PAGE_SIZE.to_le_bytes());
+        message.extend_from_slice(&[7; PAGE_SIZE as usize]);
+        message
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_caught() {
+        let message = page_message(1);
+        let error = receive(&message).unwrap_err().to_string();
+        assert!(error.contains("arrived damaged"), "{error}");
+        let right = crc32c::crc32c(&message[HEADER..]);
+        assert!(matches!(receive(&page_message(right)), Ok(Arrival::Closed)));
+    }
+
+    #[test]
+    fn a_channel_that_ends_within_a_message_is_lost() {
+        let message = page_message(0);
+        for cut in [1, HEADER - 1, HEADER, HEADER + 3, message.len() - 1] {
+            let error = receive(&message[..cut]).unwrap_err().to_string();
+            assert!(error.contains("was lost"), "{error}");
+        }
+        assert!(matches!(receive(&[]), Ok(Arrival::Closed)));
+    }
+
+    #[test]
+    fn rounds_go_up_and_acknowledgements_do_not_come_this_way() {
+        let end = Header::bare(Kind::RoundEnd, 1).encode();
+        assert!(receive(&[end, end].concat()).is_err());
+        assert!(receive(&Header::bare(Kind::Ack, 1).encode()).is_err());
+    }
+}

@@ -1,0 +1,371 @@
+//! Sending one round of pages over a channel.
+//!
+//! Each channel has a thread. A round is a list of chunks that all threads take from; each ends with
+//! a barrier: the peer acknowledges when everything of the round is in its guest's memory.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::channel::{CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, encode_runs, violation};
+use super::pacer::Pacer;
+use super::progress::Progress;
+use crate::error::{DWCPError, Result};
+use crate::memory::{Consumer, GuestRam, Harvest, PAGE_SIZE, PageRange, send_pages};
+
+/// Bytes that are copied, summed and sent at a time where a checksum was promised: they stay in the
+/// processor's second-level cache in between.
+const CHECKED_PIECE: u64 = 256 << 10;
+
+/// One round: what changed, and how far the senders are with it.
+pub(super) struct Round {
+    /// Its number, from 1.
+    pub(super) number: u64,
+    pub(super) harvest: Harvest,
+    /// Whether the guest runs meanwhile; else there is nothing to clear.
+    pub(super) live: bool,
+    /// Whether the peer's memory is still all zeros, so that zeros need not be told.
+    pub(super) fresh: bool,
+    next: AtomicU64,
+}
+
+impl Round {
+    pub(super) fn new(number: u64, harvest: Harvest, live: bool, fresh: bool) -> Self {
+        Self {
+            number,
+            harvest,
+            live,
+            fresh,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// The next chunk with anything to send, if one is left. Chunks never span two memory slots:
+    /// slots start at multiples of a chunk.
+    fn take(&self) -> Option<PageRange> {
+        let pages = self.harvest.pages.pages();
+        loop {
+            let first = self.next.fetch_add(1, Ordering::Relaxed) * CHUNK_PAGES;
+            if first >= pages {
+                return None;
+            }
+            let chunk = first..(first + CHUNK_PAGES).min(pages);
+            if self.harvest.pages.any_in(&chunk) {
+                return Some(chunk);
+            }
+        }
+    }
+}
+
+/// What all senders of a migration share.
+pub(super) struct Sending {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) consumer: Consumer,
+    pub(super) pacer: Pacer,
+    pub(super) progress: Arc<Progress>,
+    /// Whether every message carries a checksum.
+    pub(super) checksum: bool,
+    /// Pages known to have host memory behind them; see [`next_backed`](Self::next_backed).
+    pub(super) backed: Mutex<PageRange>,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
+}
+
+impl Sending {
+    /// The next run of pages, at or after `page`, with host memory behind them. Holes are found
+    /// without reading them, for reading would fill them.
+    ///
+    /// The run found last is remembered, for looking costs time with every page of it: pages get memory
+    /// at any time, but do not lose it while their VM moves. That there is a hole, on the other hand,
+    /// is only known by looking after the dirty bits were cleared.
+    fn next_backed(&self, page: u64) -> Result<PageRange> {
+        let mut known = self.backed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.contains(&page) {
+            match self.ram.next_data(page)? {
+                Some(run) if run.contains(&page) => *known = run,
+                Some(run) => return Ok(run),
+                None => {
+                    let end = self.ram.layout().pages();
+                    return Ok(end..end);
+                }
+            }
+        }
+        Ok(page..known.end)
+    }
+}
+
+/// One channel's sending side.
+pub(super) struct Sender {
+    socket: TcpStream,
+    shared: Arc<Sending>,
+    /// Runs of pages to send, and of pages that became zero; kept to save allocations.
+    data: Vec<PageRange>,
+    zeros: Vec<PageRange>,
+    head: Vec<u8>,
+    copy: Vec<u8>,
+}
+
+impl Sender {
+    pub(super) fn new(socket: TcpStream, shared: Arc<Sending>) -> Self {
+        Self {
+            socket,
+            shared,
+            data: Vec::new(),
+            zeros: Vec::new(),
+            head: Vec::new(),
+            copy: Vec::new(),
+        }
+    }
+
+    /// Sends chunks of `round` until none is left, then waits until the peer has placed them.
+    pub(super) fn send_round(&mut self, round: &Round) -> Result<()> {
+        while let Some(chunk) = round.take() {
+            self.send_chunk(round, chunk)?;
+        }
+        let end = Header::bare(Kind::RoundEnd, round.number);
+        self.write(&end.encode())?;
+        let mut ack = [0; HEADER];
+        self.socket.read_exact(&mut ack).map_err(lost)?;
+        match Header::decode(&ack)? {
+            h if h == Header::bare(Kind::Ack, round.number) => Ok(()),
+            other => Err(violation(&format!(
+                "{other:?} in place of an acknowledgement"
+            ))),
+        }
+    }
+
+    /// Sends the machine's state.
+    pub(super) fn send_state(&mut self, state: &[u8]) -> Result<()> {
+        let header = Header {
+            payload: state.len() as u64,
+            checksum: Some(crc32c::crc32c(state)),
+            ..Header::bare(Kind::State, 0)
+        };
+        self.write(&header.encode())?;
+        self.write(state)
+    }
+
+    fn send_chunk(&mut self, round: &Round, chunk: PageRange) -> Result<()> {
+        #[cfg(test)]
+        if self.break_a_rule(round, &chunk)? {
+            return Ok(());
+        }
+        // Clear first, then look: a write after the clearing brings the page back in the next round,
+        // one before it is seen by the look.
+        if round.live {
+            self.shared.consumer.clear(&round.harvest.logged, &chunk)?;
+        }
+        self.look(round, &chunk)?;
+        self.send_zeros(round)?;
+        self.send_data(round)
+    }
+
+    /// For proving that the tests notice: does to a chunk what must not be done, where a test asks for
+    /// it. Whether it did.
+    #[cfg(test)]
+    fn break_a_rule(&mut self, round: &Round, chunk: &PageRange) -> Result<bool> {
+        use super::faults::Mutation;
+        match self.shared.faults.mutation {
+            Some(Mutation::DropChunk) if !round.live => Ok(true),
+            Some(Mutation::LookBeforeClear) if round.live => {
+                self.look(round, chunk)?;
+                self.send_zeros(round)?;
+                self.send_data(round)?;
+                // Long enough for a busy guest to write what was just looked at.
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                self.shared.consumer.clear(&round.harvest.logged, chunk)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Sorts the changed pages of a chunk into `data` and `zeros`.
+    fn look(&mut self, round: &Round, chunk: &PageRange) -> Result<()> {
+        self.data.clear();
+        self.zeros.clear();
+        for changed in round.harvest.pages.runs(chunk.clone()) {
+            let mut rest = changed;
+            while !rest.is_empty() {
+                // Only the first round looks at pages that nobody ever wrote.
+                let data = if round.fresh {
+                    let backed = self.shared.next_backed(rest.start)?;
+                    backed.start.min(rest.end)..backed.end.min(rest.end)
+                } else {
+                    rest.clone()
+                };
+                if data.start > rest.start {
+                    push(&mut self.zeros, rest.start..data.start);
+                }
+                for page in data.clone() {
+                    let zero = self.shared.ram.is_zero(page);
+                    let list = if zero {
+                        &mut self.zeros
+                    } else {
+                        &mut self.data
+                    };
+                    push(list, page..page + 1);
+                }
+                rest.start = data.end;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_zeros(&mut self, round: &Round) -> Result<()> {
+        let pages: u64 = self.zeros.iter().map(|r| r.end - r.start).sum();
+        self.shared.progress.sent_zeros(pages);
+        if round.fresh {
+            return Ok(());
+        }
+        let zeros = std::mem::take(&mut self.zeros);
+        for runs in zeros.chunks(MAX_RUNS as usize) {
+            let header = Header {
+                runs: count(runs),
+                ..Header::bare(Kind::Zeros, round.number)
+            };
+            self.start_message(&header, runs)?;
+            let head = std::mem::take(&mut self.head);
+            self.write(&head)?;
+            self.head = head;
+        }
+        self.zeros = zeros;
+        Ok(())
+    }
+
+    fn send_data(&mut self, round: &Round) -> Result<()> {
+        let data = std::mem::take(&mut self.data);
+        if self.shared.checksum {
+            for runs in pieces(&data, CHECKED_PIECE / PAGE_SIZE) {
+                self.send_checked(round, &runs)?;
+            }
+        } else {
+            for runs in data.chunks(MAX_RUNS as usize) {
+                self.send_straight(round, runs)?;
+            }
+        }
+        self.data = data;
+        Ok(())
+    }
+
+    /// Sends pages straight from guest memory.
+    fn send_straight(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
+        let header = Header {
+            runs: count(runs),
+            payload: bytes(runs),
+            ..Header::bare(Kind::Pages, round.number)
+        };
+        self.start_message(&header, runs)?;
+        self.shared.pacer.take(bytes(runs))?;
+        send_pages(self.socket.as_fd(), &self.head, &self.shared.ram, runs).map_err(lost)?;
+        self.shared
+            .progress
+            .sent_pages(round.number, bytes(runs), self.head.len() as u64);
+        Ok(())
+    }
+
+    /// Sends a copy of pages, with its checksum: a running guest could change a page between the
+    /// summing and the sending, and the peer would rightly complain.
+    fn send_checked(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
+        let ram = Arc::clone(&self.shared.ram);
+        let mut copy = std::mem::take(&mut self.copy);
+        copy.clear();
+        for run in runs {
+            ram.copy_pages(run, &mut copy)?;
+        }
+        let mut header = Header {
+            runs: count(runs),
+            payload: bytes(runs),
+            ..Header::bare(Kind::Pages, round.number)
+        };
+        self.start_message(&header, runs)?;
+        let crc = crc32c::crc32c(&self.head[HEADER..]);
+        header.checksum = Some(crc32c::crc32c_append(crc, &copy));
+        self.head[..HEADER].copy_from_slice(&header.encode());
+        self.shared.pacer.take(bytes(runs))?;
+        let head = std::mem::take(&mut self.head);
+        self.write(&head)?;
+        self.write(&copy)?;
+        self.shared
+            .progress
+            .sent_pages(round.number, bytes(runs), head.len() as u64);
+        (self.head, self.copy) = (head, copy);
+        Ok(())
+    }
+
+    fn start_message(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
+        self.head.clear();
+        self.head.extend_from_slice(&header.encode());
+        encode_runs(self.shared.ram.layout(), runs, &mut self.head)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.socket.write_all(bytes).map_err(lost)
+    }
+}
+
+/// Appends a run, joined to the last one where they touch.
+fn push(runs: &mut Vec<PageRange>, run: PageRange) {
+    match runs.last_mut() {
+        Some(last) if last.end == run.start => last.end = run.end,
+        _ => runs.push(run),
+    }
+}
+
+/// Cuts runs into messages of at most `pages` pages and `MAX_RUNS` runs.
+fn pieces(runs: &[PageRange], pages: u64) -> Vec<Vec<PageRange>> {
+    let mut out = Vec::new();
+    let (mut piece, mut left) = (Vec::new(), pages);
+    for run in runs {
+        let mut rest = run.clone();
+        while !rest.is_empty() {
+            if left == 0 || piece.len() == MAX_RUNS as usize {
+                out.push(std::mem::take(&mut piece));
+                left = pages;
+            }
+            let end = rest.end.min(rest.start + left);
+            left -= end - rest.start;
+            piece.push(rest.start..end);
+            rest.start = end;
+        }
+    }
+    if !piece.is_empty() {
+        out.push(piece);
+    }
+    out
+}
+
+fn bytes(runs: &[PageRange]) -> u64 {
+    runs.iter().map(|r| (r.end - r.start) * PAGE_SIZE).sum()
+}
+
+fn count(runs: &[PageRange]) -> u32 {
+    u32::try_from(runs.len()).unwrap_or(u32::MAX)
+}
+
+/// A channel that broke.
+pub(super) fn lost(error: io::Error) -> DWCPError {
+    DWCPError::Migration(format!("a bulk channel was lost: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_keep_the_pages_in_order_and_the_limits() {
+        let runs = [0..100, 200..201, 300..500];
+        let cut = pieces(&runs, 64);
+        let flat: Vec<u64> = cut.iter().flatten().cloned().flatten().collect();
+        assert_eq!(flat, runs.iter().cloned().flatten().collect::<Vec<_>>());
+        assert!(cut.iter().all(|p| bytes(p) <= 64 * PAGE_SIZE));
+        let scattered: Vec<PageRange> = (0..400).map(|i| i * 2..i * 2 + 1).collect();
+        assert!(
+            pieces(&scattered, 512)
+                .iter()
+                .all(|p| p.len() <= MAX_RUNS as usize)
+        );
+    }
+}

@@ -1,0 +1,658 @@
+//! Driving the source's side of a hand-over.
+//!
+//! One thread for each migration: it feeds the state machine and carries out what that returns.
+//! What can take long (opening channels, copying) runs on a second thread, so that a cancel, a
+//! message or the downtime limit is acted on at any moment.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::engine::{Engine, EngineOptions, Stopper};
+use super::link::{self, Envelope, Link, Timing};
+use super::offer::Offer;
+use super::progress::Progress;
+use super::protocol::message::Prepare;
+use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome, Why};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::encode;
+use crate::machine::{Machine, spawn};
+use crate::model::{MigrationOptions, MigrationState, OnTimeout};
+
+/// How long a destination may take to make room for a VM.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first wait before a destination that holds a granted VM is asked again; doubled each time.
+const ASK_FIRST: Duration = Duration::from_millis(50);
+const ASK_MAX: Duration = Duration::from_secs(10);
+
+/// What the node does for a VM that leaves. Called from the migration's thread.
+pub(crate) trait SourceHost: Send + Sync {
+    /// Makes a record durable.
+    fn persist(&self, record: &Record) -> Result<()>;
+    /// The VM has gone: drop what is left of it, remember where it went.
+    fn release(&self);
+    /// How it ended; again after `Unresolved`.
+    fn finished(&self, outcome: &SourceOutcome);
+}
+
+/// A VM about to leave.
+pub(crate) struct Leaving {
+    /// The migration's id.
+    pub(crate) session: String,
+    /// Burned for this migration.
+    pub(crate) epoch: u64,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) offer: Offer,
+    pub(crate) options: MigrationOptions,
+    /// The destination's listener.
+    pub(crate) address: SocketAddr,
+    /// This node.
+    pub(crate) node_uuid: String,
+    pub(crate) node_name: String,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) host: Arc<dyn SourceHost>,
+    #[cfg(test)]
+    pub(crate) faults: super::faults::Faults,
+}
+
+/// A migration under way, as the node holds it.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    events: mpsc::Sender<Event>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What reaches the driver.
+enum Event {
+    Input(SourceInput),
+    /// A message, or the end, of the control connection of that number.
+    Heard(u64, Option<Box<Envelope>>),
+    /// The peer opened a new control connection, with this as its first message.
+    Linked(TcpStream, Box<Envelope>),
+    Cancel(oneshot::Sender<Result<()>>),
+    /// The node is over.
+    Abandon,
+}
+
+impl Outgoing {
+    /// Starts the migration's thread.
+    pub(crate) fn start(leaving: Leaving) -> Result<Self> {
+        let (events, inbox) = mpsc::channel();
+        let driver = Driver::new(leaving, events.clone());
+        let thread = spawn("dwcp-migrate", move || driver.live(&inbox))?;
+        Ok(Self {
+            events,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Asks for an end without a move.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_operation` once the destination may have the VM, or when the migration is over.
+    pub(crate) async fn cancel(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let over = || DWCPError::InvalidOperation("the migration is over".into());
+        self.events
+            .send(Event::Cancel(answer))
+            .map_err(|_| over())?;
+        answered.await.map_err(|_| over())?
+    }
+
+    /// Hands over a control connection that the peer opened.
+    pub(crate) fn adopt(&self, stream: TcpStream, first: Envelope) {
+        // When the driver is gone, the connection is closed and the peer asks again.
+        let _ = self.events.send(Event::Linked(stream, Box::new(first)));
+    }
+
+    /// Ends the migration's thread wherever it is: the node is over, and so is the VM.
+    pub(crate) fn abandon(&self) {
+        // A driver that is gone has ended.
+        let _ = self.events.send(Event::Abandon);
+    }
+
+    /// Waits for the migration's thread, which has been told to end or is about to.
+    pub(crate) fn join(&self) {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("a migration's thread panicked");
+        }
+    }
+}
+
+/// When the steps of the switch were done.
+#[derive(Default)]
+struct Marks {
+    pause: Option<Instant>,
+    paused: Option<Instant>,
+    saved: Option<Instant>,
+    sent: Option<Instant>,
+    grant_us: u64,
+    timing: Timing,
+}
+
+struct Driver {
+    leaving: Leaving,
+    state: Source,
+    events: mpsc::Sender<Event>,
+    /// Inputs that arose here, before what waits in the inbox.
+    own: VecDeque<SourceInput>,
+    link: Option<Link>,
+    link_number: u64,
+    copying: Option<Copying>,
+    marks: Marks,
+    /// The destination did not answer PREPARE by then, or copying took too long.
+    patience: Option<(Instant, String)>,
+    limit: Option<Instant>,
+    ask: Option<Instant>,
+    ask_delay: Duration,
+    finished: bool,
+}
+
+impl Driver {
+    fn new(leaving: Leaving, events: mpsc::Sender<Event>) -> Self {
+        // Nothing here can fail but the encoding of plain data, which `live` reports.
+        let prepare = Prepare {
+            vm_id: leaving.offer.vm.id.clone(),
+            source_uuid: leaving.node_uuid.clone(),
+            source_node: leaving.node_name.clone(),
+            payload: leaving.offer.encode().unwrap_or_default(),
+        };
+        Self {
+            state: Source::new(leaving.session.clone(), leaving.epoch, prepare),
+            leaving,
+            events,
+            own: VecDeque::new(),
+            link: None,
+            link_number: 0,
+            copying: None,
+            marks: Marks::default(),
+            patience: None,
+            limit: None,
+            ask: None,
+            ask_delay: ASK_FIRST,
+            finished: false,
+        }
+    }
+
+    fn live(mut self, inbox: &mpsc::Receiver<Event>) {
+        match self.connect() {
+            Ok(()) => {
+                let why = format!("the target did not answer within {PREPARE_TIMEOUT:?}");
+                self.patience = Some((Instant::now() + PREPARE_TIMEOUT, why));
+                self.feed(SourceInput::Start);
+            }
+            Err(error) => self.feed(SourceInput::Failed(error.to_string())),
+        }
+        while !self.finished {
+            let next = [self.limit, self.ask, self.patience.as_ref().map(|p| p.0)];
+            let next = next.into_iter().flatten().min();
+            let wait = next.map_or(Duration::from_secs(3600), |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match inbox.recv_timeout(wait) {
+                Ok(event) => self.event(event),
+                Err(RecvTimeoutError::Timeout) => self.timers(),
+                // The driver holds a sender itself.
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.stop_copying();
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.feed(input),
+            Event::Heard(number, _) if number != self.link_number => {}
+            Event::Heard(_, None) => {
+                self.link = None;
+                self.feed(SourceInput::LinkLost);
+            }
+            Event::Heard(_, Some(envelope)) => self.heard(*envelope),
+            Event::Linked(stream, first) => {
+                if self.take_link(stream) {
+                    self.feed(SourceInput::LinkUp);
+                    self.heard(*first);
+                }
+            }
+            Event::Abandon => {
+                self.feed(SourceInput::Cancel);
+                self.finished = true;
+            }
+            Event::Cancel(answer) => {
+                let effects = self.state.handle(SourceInput::Cancel);
+                let refused = effects.contains(&SourceEffect::CancelRefused);
+                let _ = answer.send(if refused {
+                    Err(DWCPError::InvalidOperation(
+                        "too late to cancel: the target may already have the VM".into(),
+                    ))
+                } else {
+                    Ok(())
+                });
+                self.carry_out(effects);
+                self.settle();
+            }
+        }
+    }
+
+    fn heard(&mut self, envelope: Envelope) {
+        let Envelope {
+            from,
+            timing,
+            message,
+        } = envelope;
+        if let Some(timing) = timing {
+            let own = &mut self.marks.timing;
+            own.load_us = own.load_us.max(timing.load_us);
+            own.commit_us = own.commit_us.max(timing.commit_us);
+            own.resume_us = own.resume_us.max(timing.resume_us);
+        }
+        self.feed(SourceInput::Received { from, message });
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        if self.limit.is_some_and(|at| at <= now) {
+            self.limit = None;
+            self.feed(SourceInput::LimitPassed);
+        }
+        if let Some((_, why)) = self.patience.take_if(|(at, _)| *at <= now) {
+            self.feed(SourceInput::Failed(why));
+        }
+        if self.ask.is_some_and(|at| at <= now) {
+            self.ask = None;
+            if self.link.is_none() && self.connect().is_ok() {
+                self.feed(SourceInput::LinkUp);
+            } else {
+                self.feed(SourceInput::Ask);
+            }
+        }
+    }
+
+    /// Feeds an input, and those that follow from it.
+    fn feed(&mut self, input: SourceInput) {
+        let effects = self.state.handle(input);
+        self.carry_out(effects);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some(input) = self.own.pop_front() {
+            let effects = self.state.handle(input);
+            self.carry_out(effects);
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<SourceEffect>) {
+        for effect in effects {
+            let report = match effect {
+                SourceEffect::Send(message) => {
+                    let sent = self.link.as_mut().map(|l| l.send(message, None));
+                    if let Some(Err(error)) = sent {
+                        tracing::debug!(%error, "the control connection broke");
+                        self.link = None;
+                        self.own.push_back(SourceInput::LinkLost);
+                    }
+                    continue;
+                }
+                SourceEffect::Attach { token, channels } => self.attach(token, channels),
+                SourceEffect::Copy => {
+                    self.leaving
+                        .progress
+                        .update(|s| s.state = MigrationState::Running);
+                    self.work(Work::Copy)
+                }
+                SourceEffect::StopCopy => {
+                    self.stop_copying();
+                    continue;
+                }
+                SourceEffect::Pause => self.pause(),
+                SourceEffect::SendState => self.send_state(),
+                SourceEffect::Persist(record) => {
+                    let report = self.persist(&record);
+                    self.own.push_back(report);
+                    continue;
+                }
+                // No disk is locked yet in this version.
+                SourceEffect::Unlock => continue,
+                SourceEffect::Resume => {
+                    self.limit = None;
+                    self.resume()
+                }
+                SourceEffect::Release => {
+                    self.leaving.host.release();
+                    continue;
+                }
+                SourceEffect::AskLater => {
+                    self.ask = Some(Instant::now() + self.ask_delay);
+                    self.ask_delay = (self.ask_delay * 2).min(ASK_MAX);
+                    continue;
+                }
+                SourceEffect::CancelRefused => continue,
+                SourceEffect::Ignored(why) => {
+                    tracing::debug!(?why, session = self.leaving.session, "ignored");
+                    continue;
+                }
+                SourceEffect::Finish(outcome) => {
+                    self.finish(&outcome);
+                    continue;
+                }
+            };
+            match report {
+                Ok(Some(input)) => self.own.push_back(input),
+                Ok(None) => {}
+                Err(error) => self.own.push_back(SourceInput::Failed(error.to_string())),
+            }
+        }
+    }
+
+    /// Opens the control connection.
+    fn connect(&mut self) -> Result<()> {
+        let stream = link::connect(self.leaving.address)?;
+        if self.take_link(stream) {
+            Ok(())
+        } else {
+            Err(DWCPError::ResourceLimit(
+                "no thread for the control connection".into(),
+            ))
+        }
+    }
+
+    fn take_link(&mut self, stream: TcpStream) -> bool {
+        self.link_number += 1;
+        let (number, events) = (self.link_number, self.events.clone());
+        let link = Link::start(stream, &self.leaving.node_uuid, move |heard| {
+            // The driver may be gone: then nobody wants to hear.
+            let _ = events.send(Event::Heard(number, heard.map(Box::new)));
+        });
+        self.link = link.ok();
+        self.link.is_some()
+    }
+
+    fn attach(&mut self, token: String, channels: u32) -> Result<Option<SourceInput>> {
+        self.patience = self.leaving.options.time_limit().and_then(|limit| {
+            let cancel = self.leaving.options.on_timeout == OnTimeout::Cancel;
+            cancel.then(|| {
+                (
+                    Instant::now() + limit,
+                    format!("not moved within {limit:?}"),
+                )
+            })
+        });
+        let leaving = &self.leaving;
+        #[cfg(test)]
+        super::begin(&leaving.faults, super::Phase::Attach)?;
+        let wanted = leaving.offer.channels.min(channels).max(1);
+        leaving.progress.update(|s| s.channels = wanted);
+        let plan = Plan {
+            address: leaving.address,
+            session: leaving.session.clone(),
+            token,
+            channels: wanted,
+            options: EngineOptions {
+                bandwidth: leaving.options.bandwidth,
+                checksum: leaving.options.verify_checksum,
+                max_downtime: leaving.options.downtime_limit(),
+                live: leaving.options.live && leaving.offer.is_running(),
+                #[cfg(test)]
+                faults: leaving.faults.clone(),
+            },
+            machine: Arc::clone(&leaving.machine),
+            progress: Arc::clone(&leaving.progress),
+        };
+        self.copying = Some(Copying::start(plan, self.events.clone())?);
+        Ok(None)
+    }
+
+    fn work(&mut self, work: Work) -> Result<Option<SourceInput>> {
+        let copying = self.copying.as_ref();
+        let given = copying.is_some_and(|c| c.jobs.send(work).is_ok());
+        if !given {
+            return Err(DWCPError::Internal("copying has ended".into()));
+        }
+        Ok(None)
+    }
+
+    fn stop_copying(&mut self) {
+        if let Some(copying) = self.copying.take() {
+            copying.stop();
+        }
+    }
+
+    fn pause(&mut self) -> Result<Option<SourceInput>> {
+        self.patience = None;
+        self.leaving
+            .progress
+            .update(|s| s.state = MigrationState::Completing);
+        let now = Instant::now();
+        self.marks.pause = Some(now);
+        if self.leaving.options.live {
+            self.limit = Some(now + self.leaving.options.downtime_limit());
+        }
+        #[cfg(test)]
+        super::begin(&self.leaving.faults, super::Phase::Pause)?;
+        self.leaving.machine.pause();
+        self.marks.paused = Some(Instant::now());
+        if let Some(end) = self.leaving.machine.ended() {
+            // It is dealt with where it happened.
+            return Err(DWCPError::Migration(format!(
+                "the guest came to an end while it was moved: {end:?}"
+            )));
+        }
+        Ok(Some(SourceInput::Paused))
+    }
+
+    fn send_state(&mut self) -> Result<Option<SourceInput>> {
+        #[cfg(test)]
+        super::begin(&self.leaving.faults, super::Phase::Save)?;
+        let state = encode(&self.leaving.machine.save()?);
+        self.marks.saved = Some(Instant::now());
+        self.work(Work::Finish(state))
+    }
+
+    fn resume(&mut self) -> Result<Option<SourceInput>> {
+        if self.leaving.offer.is_running() {
+            self.leaving.machine.resume()?;
+        }
+        Ok(Some(SourceInput::Resumed))
+    }
+
+    fn persist(&mut self, record: &Record) -> SourceInput {
+        if matches!(record, Record::Granted { .. }) {
+            self.marks.sent = Some(Instant::now());
+        }
+        let began = Instant::now();
+        #[cfg(test)]
+        let injected = super::begin(&self.leaving.faults, super::Phase::Persist);
+        #[cfg(not(test))]
+        let injected = Ok::<(), DWCPError>(());
+        let result = injected.and_then(|()| self.leaving.host.persist(record));
+        self.marks.grant_us = micros(began.elapsed());
+        match result {
+            Ok(()) => SourceInput::Persisted,
+            Err(error) => {
+                tracing::error!(%error, ?record, "a record of a hand-over was not written");
+                SourceInput::PersistFailed
+            }
+        }
+    }
+
+    fn finish(&mut self, outcome: &SourceOutcome) {
+        let progress = &self.leaving.progress;
+        match outcome {
+            SourceOutcome::Moved { .. } => {
+                self.report_downtime();
+                progress.finish(MigrationState::Completed, None);
+            }
+            SourceOutcome::StayedHere {
+                why: Why::Cancelled,
+            } => progress.finish(MigrationState::Cancelled, None),
+            SourceOutcome::StayedHere { why } => {
+                progress.finish(MigrationState::Failed, Some(why.to_string()));
+            }
+            SourceOutcome::Lost { reason } => {
+                progress.finish(MigrationState::Failed, Some(reason.clone()));
+            }
+            SourceOutcome::Unresolved => progress.update(|s| {
+                s.error = Some(
+                    "unresolved: the target does not answer; the VM is paused here and may run \
+                     there. It is asked again; resolve_migration decides"
+                        .into(),
+                );
+            }),
+        }
+        // Everything of this migration ends before the node is told, so that the next one finds the
+        // machine as it was.
+        if *outcome != SourceOutcome::Unresolved {
+            self.stop_copying();
+            self.finished = true;
+        }
+        self.leaving.host.finished(outcome);
+    }
+
+    /// The downtime, from the first vCPU's stop to the destination's word that they run.
+    fn report_downtime(&self) {
+        let (Some(pause), marks) = (self.marks.pause, &self.marks) else {
+            return;
+        };
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => micros(to.saturating_duration_since(from)),
+            _ => 0,
+        };
+        let total = micros(pause.elapsed());
+        self.leaving.progress.update(|status| {
+            status.downtime_us = total;
+            status.downtime = total.div_ceil(1000);
+            let breakdown = &mut status.breakdown;
+            breakdown.stop_vcpus_us = between(marks.pause, marks.paused);
+            breakdown.save_state_us = between(marks.paused, marks.saved);
+            breakdown.load_state_us = marks.timing.load_us;
+            breakdown.last_pages_us =
+                between(marks.saved, marks.sent).saturating_sub(marks.timing.load_us);
+            breakdown.grant_us = marks.grant_us;
+            breakdown.commit_us = marks.timing.commit_us;
+            breakdown.resume_us = marks.timing.resume_us;
+            breakdown.total_us = total;
+        });
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What the copying thread is told to do once the channels are open.
+enum Work {
+    Copy,
+    Finish(Vec<u8>),
+}
+
+/// What it starts with.
+struct Plan {
+    address: SocketAddr,
+    session: String,
+    token: String,
+    channels: u32,
+    options: EngineOptions,
+    machine: Arc<Machine>,
+    progress: Arc<Progress>,
+}
+
+/// The copying thread.
+struct Copying {
+    jobs: mpsc::Sender<Work>,
+    stopper: Arc<Mutex<StopState>>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct StopState {
+    stopped: bool,
+    engine: Option<Stopper>,
+}
+
+impl Copying {
+    fn start(plan: Plan, events: mpsc::Sender<Event>) -> Result<Self> {
+        let (jobs, todo) = mpsc::channel();
+        let stopper = Arc::new(Mutex::new(StopState::default()));
+        let shared = Arc::clone(&stopper);
+        let thread = spawn("dwcp-copy", move || {
+            let report = |input| {
+                // The driver may be gone: then nobody wants to know.
+                let _ = events.send(Event::Input(input));
+            };
+            let mut engine = match open(plan, &shared) {
+                Ok(engine) => engine,
+                Err(error) => return report(SourceInput::Failed(error.to_string())),
+            };
+            report(SourceInput::Attached);
+            for work in todo {
+                let (result, done) = match work {
+                    Work::Copy => (engine.copy(), SourceInput::Converged),
+                    Work::Finish(state) => (engine.finish(state), SourceInput::StateSent),
+                };
+                match result {
+                    Ok(()) => report(done),
+                    Err(error) => return report(SourceInput::Failed(error.to_string())),
+                }
+            }
+        })?;
+        Ok(Self {
+            jobs,
+            stopper,
+            thread,
+        })
+    }
+
+    /// Ends it, wherever it is, and waits for that: afterwards nothing follows the machine's memory.
+    fn stop(self) {
+        {
+            let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
+            state.stopped = true;
+            if let Some(engine) = &state.engine {
+                engine.stop();
+            }
+        }
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            tracing::error!("a copying thread panicked");
+        }
+    }
+}
+
+fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
+    let is_stopped = || stop.lock().unwrap_or_else(PoisonError::into_inner).stopped;
+    let mut channels = Vec::new();
+    for channel in 0..plan.channels {
+        if is_stopped() {
+            return Err(DWCPError::Cancelled(
+                "the migration is being stopped".into(),
+            ));
+        }
+        channels.push(link::attach(
+            plan.address,
+            &plan.session,
+            &plan.token,
+            channel,
+        )?);
+    }
+    let (engine, stopper) = Engine::start(&plan.machine, channels, plan.options, plan.progress)?;
+    let mut state = stop.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.stopped {
+        stopper.stop();
+    }
+    state.engine = Some(stopper);
+    Ok(engine)
+}

@@ -1,0 +1,7 @@
+//! Whole migrations between two machines of this process, over loopback TCP, without a node.
+//!
+//! `support` is the two nodes' part, as little as will do; each other file is a row of tests.
+
+mod faults;
+mod story;
+mod support;

@@ -1,0 +1,306 @@
+//! Two hosts that do what nodes do for a migration, and record it.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::super::faults::Faults;
+use super::super::link::{self, Greeting};
+use super::super::*;
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::{Hypervisor, Kvm, Sim, misfits};
+use crate::machine::{Hooks, Image, Machine, MachineConfig};
+use crate::memory::{Backing, GuestRam};
+use crate::model::{GuestReport, MigrationOptions, MigrationStatus, VM, VMConfig, new_uuid};
+
+pub(super) fn back_ends() -> Vec<Arc<dyn Hypervisor>> {
+    let mut all: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(Sim::new())];
+    match Kvm::open() {
+        Ok(kvm) => all.push(Arc::new(kvm)),
+        Err(error) => crate::test_support::skipped("migration on KVM", &error),
+    }
+    all
+}
+
+/// The VM all tests here move, with some of the built-in guest's annotations.
+pub(super) fn vm(memory: u64, cpus: u32, annotations: &[(&str, &str)]) -> VM {
+    let annotations = annotations
+        .iter()
+        .map(|(k, v)| (format!("dwcp.pulse/{k}"), *v));
+    let config = VMConfig::builder()
+        .name("traveller")
+        .memory(memory)
+        .cpus(cpus)
+        .annotations(annotations)
+        .build()
+        .unwrap();
+    VM::new(new_uuid(), "a", config)
+}
+
+pub(super) fn machine(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Arc<Machine>> {
+    let config = &vm.config;
+    let config = MachineConfig {
+        name: config.name.clone(),
+        cpus: config.cpus,
+        image: Image::find(&config.image, config.memory, &config.annotations)?,
+        guest: hypervisor.facts().clone(),
+    };
+    let hooks = Hooks {
+        on_end: Box::new(|| {}),
+        on_news: Box::new(|_| {}),
+    };
+    let ram = GuestRam::allocate(vm.config.memory, Backing::Memfd)?;
+    Ok(Arc::new(Machine::new(hypervisor, ram, config, hooks)?))
+}
+
+/// One side: what a node would hold.
+pub(super) struct Host {
+    hypervisor: Arc<dyn Hypervisor>,
+    pub(super) machine: Mutex<Option<Arc<Machine>>>,
+    pub(super) records: Mutex<Vec<String>>,
+    pub(super) outcome: Mutex<Option<String>>,
+    incoming: Mutex<Option<Arc<Incoming>>>,
+    uuid: String,
+    pub(super) address: SocketAddr,
+    pub(super) faults: Mutex<Faults>,
+}
+
+impl Host {
+    pub(super) fn new(hypervisor: &Arc<dyn Hypervisor>) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = Arc::new(Self {
+            hypervisor: Arc::clone(hypervisor),
+            machine: Mutex::default(),
+            records: Mutex::default(),
+            outcome: Mutex::default(),
+            incoming: Mutex::default(),
+            uuid: new_uuid(),
+            address: listener.local_addr().unwrap(),
+            faults: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&host);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Some(host) = weak.upgrade() else { return };
+                // A refused connection is the peer's to notice.
+                let _ = host.greet(stream.unwrap());
+            }
+        });
+        host
+    }
+
+    fn greet(self: &Arc<Self>, mut stream: TcpStream) -> Result<()> {
+        let Some(frame) = link::read_frame(&mut stream)? else {
+            return Ok(());
+        };
+        match Greeting::parse(&frame)? {
+            Greeting::Control(first) => {
+                let arriving = Arriving {
+                    first: *first,
+                    stream,
+                    node_uuid: self.uuid.clone(),
+                    host: Arc::clone(self) as Arc<dyn DestinationHost>,
+                    faults: self.faults.lock().unwrap().clone(),
+                };
+                *self.incoming.lock().unwrap() = Some(Arc::new(Incoming::start(arriving)?));
+                Ok(())
+            }
+            Greeting::Bulk(request) => {
+                let incoming = self.incoming.lock().unwrap().clone();
+                let incoming =
+                    incoming.ok_or_else(|| DWCPError::NotFound("no migration".into()))?;
+                incoming.attach(&request, stream, accept_channel)
+            }
+        }
+    }
+
+    /// A VM that runs here.
+    pub(super) fn boot(self: &Arc<Self>, vm: &VM) {
+        let machine = machine(&*self.hypervisor, vm).unwrap();
+        machine.boot().unwrap();
+        machine.resume().unwrap();
+        *self.machine.lock().unwrap() = Some(machine);
+    }
+
+    pub(super) fn machine(&self) -> Arc<Machine> {
+        self.machine
+            .lock()
+            .unwrap()
+            .clone()
+            .expect("a machine here")
+    }
+
+    pub(super) fn has_machine(&self) -> bool {
+        self.machine.lock().unwrap().is_some()
+    }
+
+    /// Waits for the end of the last migration that came in.
+    pub(super) fn settle(&self) {
+        let incoming = self.incoming.lock().unwrap().take();
+        if let Some(incoming) = incoming {
+            incoming.join();
+        }
+    }
+}
+
+impl DestinationHost for Host {
+    fn admit(&self, _epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+        let bad = misfits(&offer.guest, self.hypervisor.facts());
+        if !bad.is_empty() {
+            return Err(bad.iter().map(ToString::to_string).collect());
+        }
+        let machine = machine(&*self.hypervisor, &offer.vm).map_err(|e| vec![e.to_string()])?;
+        *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
+        Ok(machine)
+    }
+    fn persist(&self, verdict: &Verdict) -> Result<()> {
+        self.records.lock().unwrap().push(format!("{verdict:?}"));
+        Ok(())
+    }
+    fn started(&self) {}
+    fn discard(&self) {
+        *self.machine.lock().unwrap() = None;
+    }
+    fn finished(&self, outcome: &DestinationOutcome) {
+        *self.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
+    }
+    fn over(&self) {}
+    fn source_address(&self, _source_node: &str) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// The source's side of a host.
+struct AsSource(Arc<Host>);
+
+impl SourceHost for AsSource {
+    fn persist(&self, record: &Record) -> Result<()> {
+        self.0.records.lock().unwrap().push(format!("{record:?}"));
+        Ok(())
+    }
+    fn release(&self) {
+        *self.0.machine.lock().unwrap() = None;
+    }
+    fn finished(&self, outcome: &SourceOutcome) {
+        *self.0.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
+    }
+}
+
+/// A migration of the VM at `from`, begun.
+pub(super) struct Migration {
+    pub(super) outgoing: Outgoing,
+    pub(super) progress: Arc<Progress>,
+}
+
+pub(super) fn options() -> MigrationOptions {
+    MigrationOptions {
+        encrypt_transport: false,
+        verify_checksum: false,
+        compression: false,
+        parallel: 2,
+        max_downtime: 5_000,
+        ..MigrationOptions::default()
+    }
+}
+
+pub(super) fn begin(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Migration {
+    *to.faults.lock().unwrap() = faults.clone();
+    let machine = from.machine();
+    let progress = Arc::new(Progress::new(MigrationStatus::default()));
+    let guest = machine.config().guest.clone();
+    let leaving = Leaving {
+        session: new_uuid(),
+        epoch: 1,
+        offer: Offer::new(vm.clone(), guest, options.channels(), true),
+        machine,
+        options,
+        address: to.address,
+        node_uuid: from.uuid.clone(),
+        node_name: "a".into(),
+        progress: Arc::clone(&progress),
+        host: Arc::new(AsSource(Arc::clone(from))),
+        faults,
+    };
+    Migration {
+        outgoing: Outgoing::start(leaving).unwrap(),
+        progress,
+    }
+}
+
+impl Migration {
+    /// Its status once it is over.
+    pub(super) fn end(self) -> MigrationStatus {
+        self.outgoing.join();
+        self.progress.status()
+    }
+}
+
+/// A whole migration.
+pub(super) fn migrate(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+) -> MigrationStatus {
+    let status = begin(vm, from, to, options, Faults::default()).end();
+    to.settle();
+    status
+}
+
+pub(super) fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        std::thread::yield_now();
+    }
+}
+
+pub(super) fn wait_filled(machine: &Machine, vm: &VM) {
+    let pages = vm
+        .config
+        .annotations
+        .get("dwcp.pulse/fill")
+        .map_or(vm.config.memory / 2, |f| f.parse().unwrap())
+        / 4096;
+    wait("the filling", || {
+        machine.pulse().unwrap().report("").pages_filled >= pages
+    });
+}
+
+/// Has the guest check all its memory.
+pub(super) fn verify(machine: &Machine) -> GuestReport {
+    let pulse = machine.pulse().unwrap();
+    let number = pulse.ask_check();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), pulse.wait_checked(number))
+            .await
+            .expect("the guest's check ends");
+    });
+    pulse.report("")
+}
+
+/// Everything of this process that a migration could leave behind.
+pub(super) fn leftovers() -> BTreeMap<&'static str, usize> {
+    let count = |path| std::fs::read_dir(path).unwrap().count();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let guests = maps
+        .lines()
+        .filter(|l| l.contains("dwcp-guest-memory"))
+        .count();
+    BTreeMap::from([
+        ("threads", count("/proc/self/task")),
+        ("descriptors", count("/proc/self/fd")),
+        ("guest mappings", guests),
+    ])
+}

@@ -1,0 +1,208 @@
+//! A VM that comes.
+
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::super::Shared;
+use super::super::lifecycle::machine_of;
+use super::super::listener::error_frame;
+use super::super::metrics::Sample;
+use super::super::registry::{Change, Running, VmEntry};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::misfits;
+use crate::machine::Machine;
+use crate::migration::{
+    Arriving, Attach, DestinationHost, DestinationOutcome, Envelope, Incoming, Offer, Verdict,
+    accept_channel, answer_about, is_offer,
+};
+use crate::model::{VMEventType, VMState};
+
+/// A peer offers a VM, or asks about one whose migration nobody here drives any more.
+pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: TcpStream) -> Result<()> {
+    let migration = first.message.session.clone();
+    if !is_offer(&first) {
+        let verdict = shared.migrations.verdict(&migration);
+        return answer_about(first, stream, &shared.uuid, verdict.as_ref(), |verdict| {
+            shared.migrations.judge(&migration, verdict);
+            Ok(())
+        });
+    }
+    let host = Arc::new(Guest {
+        shared: Arc::clone(shared),
+        migration: migration.clone(),
+        inner: Mutex::default(),
+    });
+    shared.migrations.add_incoming(&migration, || {
+        Incoming::start(Arriving {
+            first,
+            stream,
+            node_uuid: shared.uuid.clone(),
+            host,
+            #[cfg(test)]
+            faults: crate::migration::faults::Faults::default(),
+        })
+    })
+}
+
+/// A bulk channel.
+pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: TcpStream) -> Result<()> {
+    let spare = stream.try_clone()?;
+    let attached = incoming.attach(request, stream, accept_channel);
+    if let Err(error) = &attached {
+        refuse(spare, error)?;
+    }
+    attached
+}
+
+/// Tells a peer why its connection is not served, and closes it.
+pub(super) fn refuse(mut stream: TcpStream, error: &DWCPError) -> Result<()> {
+    use std::io::Write;
+    stream.write_all(&error_frame(error)?)?;
+    Ok(())
+}
+
+/// A VM that arrives: as the migration's thread sees this node.
+struct Guest {
+    shared: Arc<Shared>,
+    migration: String,
+    inner: Mutex<Option<Here>>,
+}
+
+/// What there is of it here.
+struct Here {
+    entry: Arc<VmEntry>,
+    running: Running,
+    /// Whether its vCPUs are to run.
+    runs: bool,
+}
+
+impl Guest {
+    fn lock(&self) -> MutexGuard<'_, Option<Here>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that keeps the VM from coming here.
+    fn check(&self, epoch: u64, offer: &Offer) -> Result<(), Vec<String>> {
+        let mut reasons: Vec<String> = misfits(&offer.guest, self.shared.hypervisor.facts())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let config = &offer.vm.config;
+        if let Err(error) = config.check_supported(&self.shared.capabilities) {
+            reasons.push(error.to_string());
+        }
+        if reasons.is_empty()
+            && let Err(error) = self.shared.migrations.accept_epoch(&offer.vm.id, epoch)
+        {
+            reasons.push(error.to_string());
+        }
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons)
+        }
+    }
+
+    fn told(&self, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::debug!(migration = self.migration, %error, "an arrival was not told");
+        }
+    }
+}
+
+impl DestinationHost for Guest {
+    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+        self.check(epoch, offer)?;
+        let one = |error: DWCPError| vec![error.to_string()];
+        let registry = &self.shared.registry;
+        let vm = offer.vm.clone();
+        let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;
+        let running = match machine_of(&*self.shared.hypervisor, &offer.vm, offer.guest.clone()) {
+            Ok(running) => running,
+            Err(error) => {
+                self.told(registry.discard_arriving(&entry.id, &error.to_string()));
+                return Err(one(error));
+            }
+        };
+        let machine = Arc::clone(&running.machine);
+        *self.lock() = Some(Here {
+            entry,
+            running,
+            runs: offer.is_running(),
+        });
+        Ok(machine)
+    }
+
+    fn persist(&self, verdict: &Verdict) -> Result<()> {
+        self.shared.migrations.judge(&self.migration, verdict);
+        Ok(())
+    }
+
+    fn started(&self) {
+        let Some(Here {
+            entry,
+            running,
+            runs,
+        }) = self.lock().take()
+        else {
+            return;
+        };
+        let state = if runs {
+            VMState::Running
+        } else {
+            VMState::Paused
+        };
+        let run = Arc::clone(&running.run);
+        run.samples.add(Sample::of(&running.machine));
+        match self
+            .shared
+            .registry
+            .arrived(&entry.id, Some(running), state)
+        {
+            Ok(_) => self.shared.keep(&entry, run),
+            // The node is over, and its VMs with it.
+            Err((error, machine)) => {
+                drop(machine);
+                self.told(Err(error));
+            }
+        }
+    }
+
+    fn discard(&self) {
+        if let Some(here) = self.lock().take() {
+            let id = here.entry.id.clone();
+            drop(here);
+            self.told(
+                self.shared
+                    .registry
+                    .discard_arriving(&id, "it did not arrive"),
+            );
+        }
+    }
+
+    fn finished(&self, outcome: &DestinationOutcome) {
+        let DestinationOutcome::Lost { reason } = outcome else {
+            return;
+        };
+        // It belongs to this node and cannot run.
+        if let Some(here) = self.lock().take() {
+            let id = here.entry.id.clone();
+            drop(here.running);
+            let registry = &self.shared.registry;
+            if let Err((error, _)) = registry.arrived(&id, None, VMState::Failed) {
+                return self.told(Err(error));
+            }
+            let change = Change::new(VMState::Failed, VMEventType::Failed, reason.clone());
+            self.told(registry.change(&id, change.because()).map(drop));
+        }
+    }
+
+    fn over(&self) {
+        self.shared.migrations.remove_incoming(&self.migration);
+    }
+
+    fn source_address(&self, source_node: &str) -> Option<SocketAddr> {
+        let address = self.shared.peers().remove(source_node)?;
+        address.to_socket_addrs().ok()?.next()
+    }
+}

@@ -1,0 +1,176 @@
+//! A VM that leaves.
+
+use std::sync::{Arc, OnceLock};
+
+use super::super::Shared;
+use super::super::registry::Departure;
+use super::book::Job;
+use super::{address_of, check_promises};
+use crate::error::{DWCPError, Result};
+use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
+use crate::model::{
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VMState, new_uuid,
+};
+
+/// Holds the VM and starts its migration.
+pub(super) async fn begin(
+    shared: &Arc<Shared>,
+    vm_id: &str,
+    target: &str,
+    options: MigrationOptions,
+) -> Result<Arc<Progress>> {
+    check_promises(&options)?;
+    if target == shared.name {
+        return Err(DWCPError::InvalidOperation(format!(
+            "target_node: VM {vm_id} is on {target} already"
+        )));
+    }
+    let address = address_of(shared, target).await?;
+    let (entry, _) = shared.registry.find(vm_id)?;
+    let guard = entry.lock().await;
+    shared.settle(&entry).await?;
+    let (_, vm) = shared.registry.find(vm_id)?;
+    if vm.state == VMState::Stopped {
+        return Err(DWCPError::InvalidOperation(format!(
+            "migrate: VM {vm_id} is stopped; a VM that runs, or is paused, can be moved"
+        )));
+    }
+    let Departure {
+        before, running, ..
+    } = shared.registry.begin_migration(vm_id, target)?;
+    drop(guard);
+    let id = new_uuid();
+    let held = Held {
+        shared: Arc::clone(shared),
+        migration: id.clone(),
+        vm_id: vm_id.to_owned(),
+        target: target.to_owned(),
+        state: before.state,
+    };
+    let Some(running) = running else {
+        held.stays("it has no machine");
+        return Err(DWCPError::Internal(format!("VM {vm_id} has no machine")));
+    };
+    let channels = options.channels().min(processors());
+    let status = MigrationStatus {
+        id: id.clone(),
+        vm_id: vm_id.to_owned(),
+        source_node: shared.name.clone(),
+        target_node: target.to_owned(),
+        state: MigrationState::Preparing,
+        started_at: Timestamp::now(),
+        mode: if options.live {
+            MigrationMode::Precopy
+        } else {
+            MigrationMode::StopAndCopy
+        },
+        ..MigrationStatus::default()
+    };
+    let progress = Arc::new(Progress::new(status));
+    let job = Arc::new(Job {
+        id: id.clone(),
+        vm_id: vm_id.to_owned(),
+        progress: Arc::clone(&progress),
+        outgoing: OnceLock::new(),
+    });
+    shared.migrations.add(Arc::clone(&job));
+    let guest = running.machine.config().guest.clone();
+    let is_running = before.state == VMState::Running;
+    let leaving = Leaving {
+        session: id,
+        epoch: shared.migrations.burn_epoch(vm_id),
+        machine: running.machine,
+        offer: Offer::new((*before).clone(), guest, channels, is_running),
+        options,
+        address,
+        node_uuid: shared.uuid.clone(),
+        node_name: shared.name.clone(),
+        progress: Arc::clone(&progress),
+        host: Arc::new(held),
+        #[cfg(test)]
+        faults: crate::migration::faults::Faults::default(),
+    };
+    let host = Arc::clone(&leaving.host);
+    match Outgoing::start(leaving) {
+        Ok(outgoing) => {
+            // Nobody else sets it.
+            let _ = job.outgoing.set(outgoing);
+            Ok(progress)
+        }
+        Err(error) => {
+            let why = error.to_string();
+            progress.finish(MigrationState::Failed, Some(why.clone()));
+            host.finished(&SourceOutcome::StayedHere {
+                why: crate::migration::Why::Failed(why),
+            });
+            Err(error)
+        }
+    }
+}
+
+/// More channels than processors only take turns.
+fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// The VM that a migration holds.
+struct Held {
+    shared: Arc<Shared>,
+    migration: String,
+    vm_id: String,
+    target: String,
+    /// Its state before, which it has again if it stays.
+    state: VMState,
+}
+
+impl Held {
+    fn stays(&self, why: &str) {
+        let message = format!("was not moved to the node {}: {why}", self.target);
+        self.told(
+            self.shared
+                .registry
+                .end_migration(&self.vm_id, self.state, &message),
+        );
+    }
+
+    /// A node that is over tells nothing any more.
+    fn told(&self, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::debug!(vm = self.vm_id, %error, "the end of a migration was not told");
+        }
+    }
+}
+
+impl SourceHost for Held {
+    fn persist(&self, record: &Record) -> Result<()> {
+        self.shared
+            .migrations
+            .record(&self.migration, &self.vm_id, record);
+        Ok(())
+    }
+
+    fn release(&self) {
+        let gone = self.shared.registry.moved_away(&self.vm_id, &self.target);
+        self.told(gone.map(drop));
+    }
+
+    fn finished(&self, outcome: &SourceOutcome) {
+        match outcome {
+            // It has been released.
+            SourceOutcome::Moved { .. } => {}
+            SourceOutcome::StayedHere { why } => self.stays(&why.to_string()),
+            SourceOutcome::Lost { reason } => {
+                let registry = &self.shared.registry;
+                self.told(registry.end_migration(&self.vm_id, VMState::Failed, reason));
+            }
+            SourceOutcome::Unresolved => {
+                let message = format!(
+                    "may run on the node {}, which does not answer; it is paused here until that node \
+                     answers",
+                    self.target
+                );
+                self.told(self.shared.registry.leave_unresolved(&self.vm_id, &message));
+            }
+        }
+    }
+}
