@@ -60,12 +60,49 @@
 //!   and checks itself. What it is to do is said in annotations of its VM: `dwcp.pulse/fill`,
 //!   `working-set` (bytes), `dirty-pages-per-second`, `beat-hz`, `spin`.
 //!
+//! # A VM that moves
+//!
+//! ```
+//! use dwcp::{Backend, MigrationOptions, MigrationState, Node, VMConfig};
+//! use futures::StreamExt;
+//!
+//! # #[cfg(not(all(feature = "node", target_os = "linux", target_arch = "x86_64")))]
+//! # fn main() {}
+//! # #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+//! # #[tokio::main]
+//! # async fn main() -> dwcp::Result<()> {
+//! let node = |name| Node::builder(name).backend(Backend::Sim).listen("127.0.0.1:0");
+//! let (here, there) = (node("node-01").start().await?, node("node-02").start().await?);
+//! for (one, other) in [(&here, &there), (&there, &here)] {
+//!     let address = other.address().map(|address| address.to_string());
+//!     one.add_peer(other.name(), address.unwrap_or_default())?;
+//! }
+//! let vms = here.client().vm();
+//! let vm = vms.create(VMConfig::builder().name("web").memory(64 << 20).build()?).await?;
+//! vms.start(&vm.id).await?;
+//!
+//! // TLS between nodes is not built yet, and what is promised and cannot be kept is refused.
+//! let options = MigrationOptions { encrypt_transport: false, ..Default::default() };
+//! let migration = vms.migrate(&vm.id, "node-02", options).await?;
+//! let mut progress = vms.migration_progress(&migration.id).await?;
+//! while let Some(status) = progress.next().await {
+//!     println!("{} {:.0} %", status.state, status.progress);
+//! }
+//! let status = vms.get_migration_status(&migration.id).await?;
+//! assert_eq!(status.state, MigrationState::Completed);
+//! assert_eq!(there.client().vm().get(&vm.id).await?.node, "node-02");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it does not do yet
 //!
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
-//! success: migrations and snapshots; connecting over a network ([`Client::new`]), and listening;
-//! images other than `dwcp/pulse`, and with them disks, networks and all other devices. What a node
-//! has is in memory and ends with it.
+//! success: snapshots; connecting a client over a network ([`Client::new`]); nodes that listen beyond
+//! this host, and TLS between them; planning a migration, and deciding one by hand; images other than
+//! `dwcp/pulse`, and with them disks, networks and all other devices. What a node has is in memory
+//! and ends with it. A node to which a VM moved is not asked on behalf of who comes to the old one:
+//! the answer is [`Unavailable`](DWCPError::Unavailable), and names it.
 //!
 //! # Features
 //!

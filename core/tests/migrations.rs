@@ -173,7 +173,8 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
             assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Running);
             error.to_string()
         };
-        let table: [(&str, fn(&mut MigrationOptions)); 4] = [
+        type Ask = fn(&mut MigrationOptions);
+        let table: [(&str, Ask); 4] = [
             ("encrypt_transport", |o| o.encrypt_transport = true),
             ("offline", |o| o.offline = true),
             ("with_disks", |o| o.with_disks = true),

@@ -86,8 +86,9 @@ impl NodeBuilder {
         self
     }
 
-    /// An address to listen at, such as `127.0.0.1:9000`; may be called several times. In this
-    /// version it is noted only: nothing listens yet.
+    /// An address to listen at, such as `127.0.0.1:9000`, where peers move VMs to this node; with port
+    /// 0 the system chooses one, which [`Node::address`] says. May be called several times. In this
+    /// version only loopback addresses are allowed, and clients are not served there.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
         self
@@ -150,6 +151,11 @@ impl NodeBuilder {
             Backend::Kvm => Arc::new(Kvm::open()?),
             Backend::Sim => Arc::new(Sim::new()),
         };
+        self.start_on(hypervisor).await
+    }
+
+    /// Starts the node with whatever makes its VMs.
+    pub(super) async fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
         let listeners = listener::bind(&self.listen).await?;
         let shared = Arc::new(Shared {

@@ -66,6 +66,7 @@ impl Shared {
                 let message = format!("could not be started: {error}");
                 let change = Change::new(VMState::Stopped, VMEventType::Stopped, message);
                 self.registry.change(&entry.id, change.because())?;
+                tracing::warn!(vm = %entry.id, name = %vm.name, %error, "could not be started");
                 return Err(error);
             }
         };
@@ -80,6 +81,7 @@ impl Shared {
             return Err(error);
         }
         self.keep(&entry, run);
+        tracing::info!(vm = %entry.id, name = %vm.name, "started");
         Ok(())
     }
 
@@ -213,6 +215,7 @@ impl Shared {
             self.end(machine).await?;
         }
         let change = Change::new(VMState::Stopped, VMEventType::Stopped, message);
+        tracing::info!(vm = %entry.id, "{message}");
         self.registry.change(&entry.id, change).map(drop)
     }
 
@@ -353,6 +356,7 @@ impl Shared {
                 format!("could not go on: {why}"),
             ),
         };
+        tracing::info!(vm = %entry.id, name = %vm.name, "{}", change.message);
         self.registry.change(&entry.id, change.because()).map(drop)
     }
 

@@ -715,7 +715,6 @@ impl Registry {
             }
             _ => {}
         }
-        tracing::debug!(vm = %vm.id, state = %vm.state, event = %event, "{message}");
         let vm = Arc::new(vm);
         record.vm = Arc::clone(&vm);
         record.entry.tell(vm.state, last);

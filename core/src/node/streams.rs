@@ -18,6 +18,8 @@ use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType};
 
 /// Events taken from the log at once.
 const BATCH: usize = 64;
+/// Longest time between two figures: a year is not told from never, and can be added to any time.
+const INTERVAL_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 impl Shared {
     /// Opens a stream.
@@ -168,6 +170,7 @@ impl Shared {
                 Ok(reading) => reading.map(|(sample, _)| sample),
                 Err(_) => None,
             };
+            let interval = interval.min(INTERVAL_MAX);
             let begin = tokio::time::Instant::now() + interval;
             let mut ticks = tokio::time::interval_at(begin, interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -5,8 +5,9 @@ use futures::StreamExt;
 
 use super::registry::Running;
 use super::*;
-use crate::hypervisor::Kvm;
+use crate::hypervisor::{HostFacts, Kvm, NewVm, Sim};
 use crate::machine::News;
+use crate::memory::GuestRam;
 use crate::model::{VMEventType, VMState};
 
 async fn nodes(test: &str) -> Vec<Node> {
@@ -210,6 +211,7 @@ async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
         let registry = &node.0.shared.registry;
         let vms = node.client().vm();
         let (id, Running { machine, .. }) = running(&node).await;
+        let (entry, _) = registry.find(&id).unwrap();
         let departure = registry.begin_migration(&id, "node-02").unwrap();
         assert!(departure.running.is_some());
         assert!(vms.verify(&id).await.unwrap().verified, "it runs on");
@@ -218,6 +220,7 @@ async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
             vms.reset(&id).await,
             vms.destroy(&id).await,
         ] {
+            // This test is the migration, and gives nothing back.
             assert!(
                 matches!(refused, Err(DWCPError::InvalidOperation(_))),
                 "{refused:?}"
@@ -228,7 +231,7 @@ async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
         while machine.ended().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(departure.entry.has_machine());
+        assert!(entry.has_machine());
         drop((machine, departure.running));
         let mut events = vms.watch(&id).await.unwrap();
         registry
@@ -241,7 +244,7 @@ async fn a_vm_under_migration_keeps_its_machine_when_the_guest_ends() {
                 break;
             }
         }
-        assert!(!departure.entry.has_machine());
+        assert!(!entry.has_machine());
     }
 }
 
@@ -313,4 +316,93 @@ async fn a_console_goes_on_over_a_reset_and_ends_with_the_vm() {
         assert_eq!(console.next().await, None);
         assert_eq!(console.error(), None);
     }
+}
+
+/// The simulation, with something that happens first when a VM is made.
+struct Troubled {
+    sim: Sim,
+    first: Box<dyn Fn() -> Result<()> + Send + Sync>,
+}
+
+impl fmt::Debug for Troubled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Troubled")
+    }
+}
+
+impl Hypervisor for Troubled {
+    fn name(&self) -> &'static str {
+        self.sim.name()
+    }
+    fn facts(&self) -> &HostFacts {
+        self.sim.facts()
+    }
+    fn create_vm(&self, ram: &Arc<GuestRam>, cpus: u32, guest: &HostFacts) -> Result<NewVm> {
+        (self.first)()?;
+        self.sim.create_vm(ram, cpus, guest)
+    }
+}
+
+async fn troubled(first: impl Fn() -> Result<()> + Send + Sync + 'static) -> Node {
+    let hypervisor = Troubled {
+        sim: Sim::new(),
+        first: Box::new(first),
+    };
+    let node = Node::builder("node-01").backend(Backend::Sim);
+    node.start_on(Arc::new(hypervisor)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_the_vm_stopped_with_a_reason() {
+    let error = DWCPError::ResourceLimit("this host has no more of it".into());
+    let fails = error.clone();
+    let node = troubled(move || Err(fails.clone())).await;
+    let vms = node.client().vm();
+    let vm = vms.create(config()).await.unwrap();
+    assert_eq!(vms.start(&vm.id).await, Err(error));
+    let vm = vms.get(&vm.id).await.unwrap();
+    assert_eq!((vm.state, vm.started_at), (VMState::Stopped, None));
+    let reason = vm.reason.unwrap();
+    assert!(reason.contains("no more of it"), "{reason}");
+    vms.destroy(&vm.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_that_panics_is_told_and_the_vm_can_be_removed() {
+    let node = troubled(|| panic!("a defect")).await;
+    let vms = node.client().vm();
+    let vm = vms.create(config()).await.unwrap();
+    let error = vms.start(&vm.id).await.unwrap_err();
+    assert!(matches!(error, DWCPError::Internal(_)), "{error}");
+    assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Stopped);
+    vms.destroy(&vm.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_ends_while_a_vm_starts_leaves_nothing() {
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (came, waits) = std::sync::mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
+    let node = troubled(move || {
+        came.send(()).unwrap();
+        gate.lock().unwrap().recv().unwrap();
+        Ok(())
+    })
+    .await;
+    let vms = node.client().vm();
+    let vm = vms.create(config()).await.unwrap();
+    let (own, id) = (vms.clone(), vm.id.clone());
+    let start = tokio::spawn(async move { own.start(&id).await });
+    let waits = tokio::task::spawn_blocking(move || waits.recv());
+    waits.await.unwrap().unwrap();
+    let entry = node.0.shared.registry.find(&vm.id).unwrap().0;
+    let own = node.clone();
+    let shutdown = tokio::spawn(async move { own.shutdown(Duration::ZERO).await });
+    while node.0.shared.registry.phase() != registry::Phase::Closed {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    open.send(()).unwrap();
+    assert_eq!(start.await.unwrap(), Err(registry::closed()));
+    shutdown.await.unwrap().unwrap();
+    assert!(!entry.has_machine());
 }

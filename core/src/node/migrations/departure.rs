@@ -20,6 +20,8 @@ pub(super) async fn begin(
     target: &str,
     options: MigrationOptions,
 ) -> Result<Arc<Progress>> {
+    let (entry, vm) = shared.registry.find(vm_id)?;
+    check_state(shared, &vm)?;
     check_promises(&options)?;
     if target == shared.name {
         return Err(DWCPError::InvalidOperation(format!(
@@ -27,17 +29,11 @@ pub(super) async fn begin(
         )));
     }
     let address = address_of(shared, target).await?;
-    let (entry, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, &vm)?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
     check_state(shared, &vm)?;
-    let Departure {
-        entry,
-        before,
-        running,
-    } = shared.registry.begin_migration(vm_id, target)?;
+    let Departure { before, running } = shared.registry.begin_migration(vm_id, target)?;
     drop(guard);
     let id = new_uuid();
     let held = Held {

@@ -16,7 +16,6 @@ use crate::model::{VM, VMEventType, VMState};
 /// A VM that a migration holds.
 #[derive(Debug)]
 pub(crate) struct Departure {
-    pub(crate) entry: Arc<VmEntry>,
     /// The VM as it was before.
     pub(crate) before: Arc<VM>,
     /// Its machine; `None` for a VM that is stopped.
@@ -48,11 +47,7 @@ impl Registry {
         self.apply(&mut book, id, change)?;
         drop(book);
         let running = entry.machine();
-        Ok(Departure {
-            entry,
-            before,
-            running,
-        })
+        Ok(Departure { before, running })
     }
 
     /// Gives a VM back that stays: in the state it has now (running, paused, stopped or failed), with
