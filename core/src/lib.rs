@@ -116,6 +116,8 @@
         reason = "the guide is about nodes too"
     )
 )]
+// Tests count in numbers that they choose.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod error;
 pub mod model;

@@ -1,4 +1,6 @@
 //! Helpers of the unit tests.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 use std::fmt::Display;
 use std::fs::OpenOptions;

@@ -18,8 +18,8 @@ const ROWS: &[(&str, u8)] = &[
     ("migration", 5),
     ("snapshot", 5),
     ("machine", 4),
-    ("guest", 4),
     ("hypervisor", 3),
+    ("guest", 3),
     ("memory", 3),
     ("transport", 3),
     ("wire", 2),
@@ -31,10 +31,14 @@ const ROWS: &[(&str, u8)] = &[
 /// Who may use whom within a row; the other way round stays closed.
 const SIDEWAYS: &[(&str, &str)] = &[
     ("node", "client"),
-    ("machine", "guest"),
+    ("hypervisor", "guest"),
     ("hypervisor", "memory"),
+    ("guest", "memory"),
     ("model", "error"),
 ];
+
+/// Helpers of the unit tests, which any of them may use.
+const TEST_SUPPORT: &str = "test_support";
 
 /// The modules that may hold unsafe code, each block with its proof.
 const UNSAFE_HOMES: &[&[&str]] = &[
@@ -86,6 +90,9 @@ fn layer_faults(source: &Source) -> Vec<String> {
     let Some(from) = source.module.first() else {
         return Vec::new();
     };
+    if from == TEST_SUPPORT {
+        return Vec::new();
+    }
     if row(from).is_none() {
         return vec![format!(
             "{}: the module `{from}` {NOT_IN_TABLE}",
@@ -98,7 +105,7 @@ fn layer_faults(source: &Source) -> Vec<String> {
             let place = format!("{}:{}", source.path, found.line);
             match found.path.first().map(String::as_str) {
                 None | Some("*") => Some(format!("{place}: imports the whole crate: name the module")),
-                Some(to) if to == from || may_use(from, to) => None,
+                Some(to) if to == from || to == TEST_SUPPORT || may_use(from, to) => None,
                 Some(to) if row(to).is_some() => Some(format!("{place}: `{from}` must not use `{to}`")),
                 Some(to) => Some(format!("{place}: `crate::{to}`: name an item by its module; a module `{to}` {NOT_IN_TABLE}")),
             }
@@ -639,29 +646,26 @@ mod rules {
         let house = [
             (
                 "client",
-                "migration snapshot machine guest hypervisor memory transport wire action model error",
+                "migration snapshot machine hypervisor guest memory transport wire action model error",
             ),
             (
                 "node",
-                "client migration snapshot machine guest hypervisor memory transport wire action model error",
+                "client migration snapshot machine hypervisor guest memory transport wire action model error",
             ),
             (
                 "migration",
-                "machine guest hypervisor memory transport wire action model error",
+                "machine hypervisor guest memory transport wire action model error",
             ),
             (
                 "snapshot",
-                "machine guest hypervisor memory transport wire action model error",
+                "machine hypervisor guest memory transport wire action model error",
             ),
             (
                 "machine",
-                "guest hypervisor memory transport wire action model error",
+                "hypervisor guest memory transport wire action model error",
             ),
-            (
-                "guest",
-                "hypervisor memory transport wire action model error",
-            ),
-            ("hypervisor", "memory wire action model error"),
+            ("hypervisor", "guest memory wire action model error"),
+            ("guest", "memory wire action model error"),
             ("memory", "wire action model error"),
             ("transport", "wire action model error"),
             ("wire", "action model error"),

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 /// What `--help` prints.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Starts two nodes and a VM in this process and moves the VM, live, from one to the other.
 
 Options (sizes take K, M, G):
@@ -26,7 +26,7 @@ Options (sizes take K, M, G):
 
 /// What runs the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendChoice {
+pub(crate) enum BackendChoice {
     Auto,
     Kvm,
     Sim,
@@ -34,26 +34,26 @@ pub enum BackendChoice {
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    pub memory: u64,
-    pub fill: u64,
-    pub working_set: u64,
-    pub dirty_rate: u64,
-    pub beat_hz: u64,
-    pub spin: bool,
-    pub cpus: u32,
-    pub huge_pages: bool,
-    pub parallel: u32,
-    pub verify_checksum: bool,
-    pub max_downtime: u64,
-    pub runs: usize,
-    pub backend: BackendChoice,
-    pub json: bool,
+pub(crate) struct Options {
+    pub(crate) memory: u64,
+    pub(crate) fill: u64,
+    pub(crate) working_set: u64,
+    pub(crate) dirty_rate: u64,
+    pub(crate) beat_hz: u64,
+    pub(crate) spin: bool,
+    pub(crate) cpus: u32,
+    pub(crate) huge_pages: bool,
+    pub(crate) parallel: u32,
+    pub(crate) verify_checksum: bool,
+    pub(crate) max_downtime: u64,
+    pub(crate) runs: usize,
+    pub(crate) backend: BackendChoice,
+    pub(crate) json: bool,
 }
 
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub(crate) enum Parsed {
     Run(Options),
     Help,
 }
@@ -80,7 +80,7 @@ impl Default for Options {
 }
 
 /// Understands a command line, or says what is wrong with it.
-pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Parsed, String> {
+pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Parsed, String> {
     let mut options = Options::default();
     while let Some(word) = words.next() {
         let (name, inline) = match word.split_once('=') {

@@ -7,24 +7,24 @@ use dwcp::{DWCPError, MigrationStatus};
 use serde_json::{Value, json};
 
 /// How one migration went.
-pub struct Report {
-    pub status: MigrationStatus,
+pub(crate) struct Report {
+    pub(crate) status: MigrationStatus,
     /// `kvm`, or `sim`.
-    pub backend: String,
+    pub(crate) backend: String,
     /// From the request to its end, as the caller saw it.
-    pub total: Duration,
+    pub(crate) total: Duration,
     /// The guest checked all its memory after it had arrived, and found it right.
-    pub memory_verified: bool,
-    pub faults: u64,
+    pub(crate) memory_verified: bool,
+    pub(crate) faults: u64,
     /// The longest silence of the guest's heartbeat.
-    pub downtime_seen: Duration,
+    pub(crate) downtime_seen: Duration,
     /// Pages the guest wrote a second while it moved.
-    pub dirty_rate: f64,
+    pub(crate) dirty_rate: f64,
 }
 
 impl Report {
     /// One JSON object. Times in the unit of their names, `throughput_mb_s` in 10⁶ bytes.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let status = &self.status;
         json!({
             "status": status.state,
@@ -52,7 +52,7 @@ impl Report {
 }
 
 /// An error as the JSON object of a run.
-pub fn failure(error: &DWCPError) -> Value {
+pub(crate) fn failure(error: &DWCPError) -> Value {
     json!({"status": "failed", "error": error.to_string()})
 }
 

@@ -11,14 +11,14 @@ use crate::report::Report;
 const WIDTH: usize = 30;
 
 /// Where things are shown.
-pub struct Screen {
+pub(crate) struct Screen {
     json: bool,
     /// Whether a line can be drawn over.
     live: bool,
 }
 
 impl Screen {
-    pub fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         Self {
             json: options.json,
             live: stderr().is_terminal(),
@@ -26,12 +26,12 @@ impl Screen {
     }
 
     /// Something to know, beside the report.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         eprintln!("{text}");
     }
 
     /// A bar: `done` of `all`, or just the words where nothing is counted.
-    pub fn bar(&self, what: &str, done: u64, all: u64, note: &str) {
+    pub(crate) fn bar(&self, what: &str, done: u64, all: u64, note: &str) {
         if !self.live {
             return;
         }
@@ -47,7 +47,7 @@ impl Screen {
     }
 
     /// How a migration goes.
-    pub fn migrating(&self, status: &MigrationStatus) {
+    pub(crate) fn migrating(&self, status: &MigrationStatus) {
         let note = format!(
             "{}, round {}, {} MB/s",
             status.state,
@@ -60,7 +60,7 @@ impl Screen {
     }
 
     /// Takes the bar away.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if self.live {
             // As above.
             let _ = write!(stderr(), "\r\x1b[2K");
@@ -68,7 +68,7 @@ impl Screen {
     }
 
     /// The result.
-    pub fn report(&self, report: &Report) {
+    pub(crate) fn report(&self, report: &Report) {
         if self.json {
             println!("{}", report.json());
         } else {

@@ -39,8 +39,6 @@ pub(crate) const PORT_DOORBELL: u16 = 0x5d0;
 pub(crate) const PORT_COMMAND: u16 = 0x5d4;
 /// Written by the guest: it has nothing to do for so many ticks of its TSC.
 pub(crate) const PORT_WAIT: u16 = 0x5d8;
-/// All of them.
-pub(crate) const PORTS: std::ops::Range<u16> = PORT_DOORBELL..PORT_WAIT + 4;
 
 /// The command "power off".
 pub(crate) const COMMAND_OFF: u32 = u32::MAX;
@@ -76,8 +74,8 @@ impl Doorbell {
     }
 }
 
-/// Offsets in a vCPU's block. Up to `REPORT` the host writes it before the start, from there on the
-/// guest keeps its figures.
+/// Offsets in a vCPU's block. The host writes the first six before the start; the others are the
+/// guest's own figures.
 pub(crate) mod words {
     /// First page of this vCPU's part of the filled memory.
     pub(crate) const FIRST: usize = 0x00;
@@ -91,8 +89,6 @@ pub(crate) mod words {
     pub(crate) const TICKS_PER_BEAT: usize = 0x20;
     /// 1: stay on the CPU between deeds; 0: leave it by the wait port.
     pub(crate) const SPIN: usize = 0x28;
-    /// Where the guest's own figures start.
-    pub(crate) const REPORT: usize = 0x40;
     /// Beats so far.
     pub(crate) const BEATS: usize = 0x40;
     /// Writes of working-set pages so far.

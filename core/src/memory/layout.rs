@@ -6,6 +6,8 @@ use crate::error::{DWCPError, Result};
 
 /// Size of a page, the unit of dirty tracking and of transfer.
 pub(crate) const PAGE_SIZE: u64 = 4096;
+/// The same, for lengths in memory.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Start of the range below 4 GiB that is kept free of RAM for devices: room for an ECAM window,
 /// 32-bit MMIO, the I/O APIC (0xFEC0_0000) and the local APICs (0xFEE0_0000). Part of the saved

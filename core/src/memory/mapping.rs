@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 
-use super::{PAGE_SIZE, PageRange};
+use super::{PAGE_BYTES, PAGE_SIZE, PageRange};
 
 /// Mappings start at a multiple of this, so that huge pages fit.
 const HUGE_PAGE: usize = 2 << 20;
@@ -105,10 +105,6 @@ impl Mapping {
         self.address.as_ptr()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Makes `pages` present and writable in the mapping, so that filling them takes no fault.
     pub(super) fn populate(&self, pages: &PageRange) -> io::Result<()> {
         let (offset, len) = self.check(pages)?;
@@ -146,7 +142,7 @@ impl Mapping {
     /// Looking for holes costs a few nanoseconds a page of the run found, while reading a hole through
     /// the mapping would fill it with memory.
     pub(super) fn next_data(&self, page: u64) -> io::Result<Option<PageRange>> {
-        let all = self.len / PAGE_SIZE as usize;
+        let all = self.len / PAGE_BYTES;
         let (offset, _) = self.check(&(page..all as u64))?;
         let Some(file) = &self.file else {
             return Ok(Some(page..all as u64));
@@ -155,15 +151,15 @@ impl Mapping {
             return Ok(None);
         };
         let hole = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(self.len);
-        let page = PAGE_SIZE as usize;
-        Ok(Some((start / page) as u64..hole.div_ceil(page) as u64))
+        Ok(Some(
+            (start / PAGE_BYTES) as u64..hole.div_ceil(PAGE_BYTES) as u64,
+        ))
     }
 
     fn resident_anonymous(&self) -> io::Result<u64> {
         // One byte a page; in pieces, so that a large VM needs no large buffer.
         const PIECE: usize = 64 << 20;
-        let page = PAGE_SIZE as usize;
-        let mut present = vec![0u8; PIECE / page];
+        let mut present = vec![0u8; PIECE / PAGE_BYTES];
         let mut total = 0;
         for offset in (0..self.len).step_by(PIECE) {
             let len = PIECE.min(self.len - offset);
@@ -179,7 +175,7 @@ impl Mapping {
             if status != 0 {
                 return Err(io::Error::last_os_error());
             }
-            let pages = present[..len.div_ceil(page)].iter();
+            let pages = present[..len.div_ceil(PAGE_BYTES)].iter();
             total += pages.filter(|&&p| p & 1 == 1).count() as u64 * PAGE_SIZE;
         }
         Ok(total)
@@ -189,7 +185,7 @@ impl Mapping {
     fn check(&self, pages: &PageRange) -> io::Result<(usize, usize)> {
         let end = usize::try_from(pages.end)
             .ok()
-            .and_then(|end| end.checked_mul(PAGE_SIZE as usize))
+            .and_then(|end| end.checked_mul(PAGE_BYTES))
             .filter(|&end| end <= self.len && pages.start <= pages.end)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         // At most `end`, which fits.
@@ -267,17 +263,12 @@ mod tests {
 
     fn poke(mapping: &Mapping, page: usize) {
         // SAFETY: the tests pass pages inside their mapping.
-        unsafe {
-            mapping
-                .address()
-                .add(page * PAGE_SIZE as usize)
-                .write_volatile(1)
-        };
+        unsafe { mapping.address().add(page * PAGE_BYTES).write_volatile(1) };
     }
 
     fn conformance(backing: Backing) {
         let pages = 2048usize;
-        let mapping = Mapping::new(pages * PAGE_SIZE as usize, backing).unwrap();
+        let mapping = Mapping::new(pages * PAGE_BYTES, backing).unwrap();
         assert_eq!(mapping.address() as usize % HUGE_PAGE, 0);
         assert_eq!(mapping.resident().unwrap(), 0);
         poke(&mapping, 1030);
@@ -287,12 +278,7 @@ mod tests {
         mapping.punch(&(0..2048)).unwrap();
         assert_eq!(mapping.resident().unwrap(), 0);
         // SAFETY: inside the mapping.
-        let byte = unsafe {
-            mapping
-                .address()
-                .add(1030 * PAGE_SIZE as usize)
-                .read_volatile()
-        };
+        let byte = unsafe { mapping.address().add(1030 * PAGE_BYTES).read_volatile() };
         assert_eq!(byte, 0);
         assert!(mapping.punch(&(0..2049)).is_err());
         assert!(mapping.populate(&(5..u64::MAX)).is_err());

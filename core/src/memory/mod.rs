@@ -18,7 +18,7 @@ mod transfer;
 
 pub(crate) use bitmap::PageBitmap;
 pub(crate) use dirty::{Consumer, DirtyLog, Harvest, Harvester};
-pub(crate) use layout::{Layout, PAGE_SIZE, PageRange};
+pub(crate) use layout::{Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
 pub(crate) use ram::GuestRam;
 pub(crate) use transfer::{receive_pages, send_pages};

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::mapping::Mapping;
 use super::scan::is_zero_page;
-use super::{Backing, Layout, PAGE_SIZE, PageRange};
+use super::{Backing, Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 use crate::error::{DWCPError, Result};
 
 /// A VM's memory: a layout, the host memory behind it, and the record of what this process wrote to
@@ -72,7 +72,7 @@ impl GuestRam {
             // the mapping outlives the region, for both are fields of the same value and the
             // regions are declared, so dropped, first.
             let pointer = unsafe { mapping.address().add(offset) };
-            let dirty = AtomicBitmap::new(len, PAGE_BYTES);
+            let dirty = AtomicBitmap::new(len, UNIT);
             // SAFETY: as above: a part of a mapping that is present in this process.
             let builder = unsafe {
                 MmapRegionBuilder::new_with_bitmap(len, dirty).with_raw_mmap_pointer(pointer)
@@ -254,7 +254,8 @@ impl GuestRam {
     }
 }
 
-const PAGE_BYTES: NonZeroUsize = NonZeroUsize::new(PAGE_SIZE as usize).expect("pages have a size");
+/// The unit of the record of changes.
+const UNIT: NonZeroUsize = NonZeroUsize::new(PAGE_BYTES).expect("pages have a size");
 
 /// RAM offsets fit the address space: the mapping they point into does.
 #[allow(clippy::cast_possible_truncation)]

@@ -4,7 +4,7 @@ use std::arch::x86_64::{
     __m128i, _mm_cmpeq_epi8, _mm_load_si128, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,
 };
 
-use super::PAGE_SIZE;
+use super::PAGE_BYTES;
 
 /// Whether the page at `page` holds only zeros. Stops at the first cache line that does not, so a
 /// page with data costs one line and only empty pages are read to the end.
@@ -15,10 +15,10 @@ use super::PAGE_SIZE;
 ///
 /// # Safety
 ///
-/// `page` is aligned to a page and readable for `PAGE_SIZE` bytes.
+/// `page` is aligned to a page and readable for `PAGE_BYTES` bytes.
 pub(super) unsafe fn is_zero_page(page: *const u8) -> bool {
     const LINE: usize = 64;
-    let lines = PAGE_SIZE as usize / LINE;
+    let lines = PAGE_BYTES / LINE;
     let mut at = page.cast::<__m128i>();
     for _ in 0..lines {
         // SAFETY: `at` walks the page line by line (four 16-byte lanes each) and stops at its end;
@@ -44,11 +44,11 @@ mod tests {
     use super::*;
 
     #[repr(align(4096))]
-    struct Page([u8; PAGE_SIZE as usize]);
+    struct Page([u8; PAGE_BYTES]);
 
     #[test]
     fn every_single_byte_counts() {
-        let mut page = Box::new(Page([0; PAGE_SIZE as usize]));
+        let mut page = Box::new(Page([0; PAGE_BYTES]));
         // SAFETY: a whole, aligned page that nothing else refers to.
         let scan = |page: &Page| unsafe { is_zero_page(page.0.as_ptr()) };
         assert!(scan(&page));

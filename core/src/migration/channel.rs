@@ -279,7 +279,7 @@ mod tests {
                 .collect();
             decode_runs(&layout, &pages(list.len() as u32, payload), &bytes)
         };
-        assert_eq!(runs(&[(4096, 8192)], 8192).unwrap(), [1..3]);
+        assert_eq!(runs(&[(4096, 8192)], 8192).unwrap(), vec![1..3]);
         assert!(runs(&[(4096, 8192)], 4096).is_err(), "does not add up");
         assert!(runs(&[(0, 1 << 63)], 4096).is_err());
         assert!(runs(&[(1 << 20, 4096)], 4096).is_err());

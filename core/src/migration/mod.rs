@@ -35,7 +35,9 @@ pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};
 pub(crate) use source::{Leaving, Outgoing, SourceHost};
 
-/// The steps of a migration that take time, or can fail, outside the state machines.
+/// The steps of a migration that take time, or can fail, outside the state machines: where tests put
+/// faults.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
     /// Source: opening the bulk channels.
@@ -67,6 +69,5 @@ pub(crate) enum Phase {
 /// Where a phase begins: a place for tests to make it fail.
 #[cfg(test)]
 fn begin(faults: &faults::Faults, phase: Phase) -> crate::error::Result<()> {
-    tracing::trace!(?phase, "migration");
     faults.at(phase)
 }

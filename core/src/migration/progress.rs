@@ -178,7 +178,7 @@ impl Progress {
         status.progress = match status.round {
             0 => 0.0,
             1 => 90.0 * share,
-            n => 100.0 - 10.0 / f64::from(1 << n.min(20) - 1) * (2.0 - share),
+            n => 100.0 - 10.0 / f64::from(1 << (n.min(20) - 1)) * (2.0 - share),
         };
         status
     }

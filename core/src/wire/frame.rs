@@ -12,6 +12,10 @@ const LENGTH_MIN: usize = 16;
 /// Longest id in bytes. Base clients send a UUID of 36.
 pub(crate) const ID_MAX: usize = 128;
 /// Largest `length` of a frame where nothing else is configured.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the server's, which is not built yet")
+)]
 pub(crate) const LENGTH_MAX: usize = 16 << 20;
 
 /// Declares the types of frames with their numbers.

@@ -19,7 +19,6 @@ ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, u32);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
-ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
 fn check(status: libc::c_int) -> io::Result<()> {
@@ -114,28 +113,14 @@ pub(super) fn set_sregs2(vcpu: &VcpuFd, sregs: &Sregs2) -> io::Result<()> {
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), sregs) })
 }
 
-/// The attribute that holds the difference between the guest's TSC and the host's. `value` must
-/// outlive the use of the result.
-fn tsc_offset_attr(value: *const u64) -> kvm_device_attr {
-    kvm_device_attr {
+/// Sets what the guest's TSC is ahead of the host's (modulo 2^64), where KVM lets it be set.
+pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
+    let attr = kvm_device_attr {
         flags: 0,
         group: KVM_VCPU_TSC_CTRL,
         attr: u64::from(KVM_VCPU_TSC_OFFSET),
-        addr: value as u64,
-    }
-}
-
-/// What the guest's TSC is ahead of the host's (modulo 2^64), where KVM tells.
-pub(super) fn get_tsc_offset(vcpu: &VcpuFd) -> io::Result<u64> {
-    let mut offset = 0u64;
-    let attr = tsc_offset_attr(&raw mut offset);
-    // SAFETY: KVM writes eight bytes at `attr.addr`, which is `offset`.
-    check(unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attr) })?;
-    Ok(offset)
-}
-
-pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
-    let attr = tsc_offset_attr(&raw const offset);
+        addr: (&raw const offset) as u64,
+    };
     // SAFETY: KVM reads eight bytes at `attr.addr`, which is `offset`.
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attr) })
 }

@@ -43,7 +43,6 @@ struct Inner {
     filled: u32,
     last_beat: Option<Instant>,
     longest_gap: Duration,
-    first_beat: Option<Instant>,
     /// When figures were taken last, and the writes there were: for the rate between two reports.
     sampled: Option<(Instant, u64)>,
 }
@@ -102,7 +101,6 @@ impl Pulse {
         if let Some(last) = inner.last_beat {
             inner.longest_gap = inner.longest_gap.max(now - last);
         }
-        inner.first_beat.get_or_insert(now);
         inner.last_beat = Some(now);
     }
 
@@ -140,11 +138,6 @@ impl Pulse {
     /// Starts the measure of the longest silence anew.
     pub(crate) fn forget_longest_gap(&self) {
         self.lock().longest_gap = Duration::ZERO;
-    }
-
-    /// When the guest beat first, in this process.
-    pub(crate) fn first_beat(&self) -> Option<Instant> {
-        self.lock().first_beat
     }
 
     /// Writes of working-set pages so far.

@@ -1,6 +1,5 @@
 //! Two hosts that do what nodes do for a migration, and record it.
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -288,19 +287,4 @@ pub(super) fn verify(machine: &Machine) -> GuestReport {
             .expect("the guest's check ends");
     });
     pulse.report("")
-}
-
-/// Everything of this process that a migration could leave behind.
-pub(super) fn leftovers() -> BTreeMap<&'static str, usize> {
-    let count = |path| std::fs::read_dir(path).unwrap().count();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let guests = maps
-        .lines()
-        .filter(|l| l.contains("dwcp-guest-memory"))
-        .count();
-    BTreeMap::from([
-        ("threads", count("/proc/self/task")),
-        ("descriptors", count("/proc/self/fd")),
-        ("guest mappings", guests),
-    ])
 }

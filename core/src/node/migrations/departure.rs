@@ -36,14 +36,16 @@ pub(super) async fn begin(
         )));
     }
     let Departure {
-        before, running, ..
+        entry,
+        before,
+        running,
     } = shared.registry.begin_migration(vm_id, target)?;
     drop(guard);
     let id = new_uuid();
     let held = Held {
         shared: Arc::clone(shared),
         migration: id.clone(),
-        vm_id: vm_id.to_owned(),
+        vm_id: entry.id.clone(),
         target: target.to_owned(),
         state: before.state,
     };

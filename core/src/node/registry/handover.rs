@@ -16,6 +16,7 @@ use crate::model::{VM, VMEventType, VMState};
 /// A VM that a migration holds.
 #[derive(Debug)]
 pub(crate) struct Departure {
+    pub(crate) entry: Arc<VmEntry>,
     /// The VM as it was before.
     pub(crate) before: Arc<VM>,
     /// Its machine; `None` for a VM that is stopped.
@@ -47,7 +48,11 @@ impl Registry {
         self.apply(&mut book, id, change)?;
         drop(book);
         let running = entry.machine();
-        Ok(Departure { before, running })
+        Ok(Departure {
+            entry,
+            before,
+            running,
+        })
     }
 
     /// Gives a VM back that stays: in the state it has now (running, paused, stopped or failed), with
