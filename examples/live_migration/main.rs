@@ -184,6 +184,7 @@ async fn move_vm(
         total,
         memory_verified: after.verified,
         downtime_seen: Duration::from_micros(after.longest_beat_gap_us),
+        switch_seen: Duration::from_micros(after.switch_gap_us.unwrap_or(0)),
         dirty_rate: written as f64 / elapsed.as_secs_f64(),
         faults: after.faults,
         status,

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) faults: u64,
     /// The longest silence of the guest's heartbeat.
     pub(crate) downtime_seen: Duration,
+    /// Its silence across the switch: from the last beat there to the first one here.
+    pub(crate) switch_seen: Duration,
     /// Pages the guest wrote a second while it moved.
     pub(crate) dirty_rate: f64,
 }
@@ -33,6 +35,7 @@ impl Report {
             "total_ms": millis(self.total),
             "downtime_ms": rounded(status.downtime_us as f64 / 1e3),
             "downtime_seen_ms": millis(self.downtime_seen),
+            "switch_seen_ms": millis(self.switch_seen),
             "bytes_sent": status.bytes_sent,
             "throughput_mb_s": rounded(self.throughput()),
             "rounds": status.rounds.len(),
@@ -73,8 +76,10 @@ impl fmt::Display for Report {
         writeln!(f, "  total          {:.1} ms", millis(self.total))?;
         writeln!(
             f,
-            "  downtime       {:.2} ms (longest silence of the heartbeat: {:.2} ms)",
+            "  downtime       {:.2} ms (the heartbeat was silent for {:.2} ms across the switch, and for \
+             at most {:.2} ms at any time)",
             status.downtime_us as f64 / 1e3,
+            millis(self.switch_seen),
             millis(self.downtime_seen),
         )?;
         let parts = &status.breakdown;

@@ -18,4 +18,4 @@ pub(crate) use boot::Image;
 pub(crate) use console::Console;
 pub(crate) use devices::News;
 pub(crate) use machine::{Hooks, Machine, MachineConfig};
-pub(crate) use vcpu::{End, copy_behind_guests, spawn};
+pub(crate) use vcpu::{End, Work, spawn, work_as};

@@ -20,7 +20,7 @@ use super::protocol::message::{Body, Prepare};
 use super::receiver::{Arrival, Receiver};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::decode;
-use crate::machine::{Machine, spawn};
+use crate::machine::{Machine, Work, spawn, work_as};
 use crate::memory::GuestRam;
 use crate::model::random_token;
 use crate::wire::frame::FrameType;
@@ -145,7 +145,7 @@ impl Incoming {
         let mut receiver = Receiver::new(stream.try_clone()?, Arc::clone(&open.ram));
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
         let thread = spawn("dwcp-receive", move || {
-            crate::machine::copy_behind_guests();
+            work_as(Work::Copy);
             loop {
                 let event = match receiver.receive() {
                     Ok(Arrival::State(state)) => Event::State(state),
@@ -335,6 +335,7 @@ impl Driver {
     }
 
     fn live(mut self, inbox: &mpsc::Receiver<Event>) {
+        work_as(Work::Control);
         self.settle();
         while !self.over {
             let next = [self.ask, self.settled].into_iter().flatten().min();

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::sender::{Round, Sender, Sending};
 use super::switch::SwitchRule;
 use crate::error::{DWCPError, Result};
-use crate::machine::{Machine, spawn};
+use crate::machine::{Machine, Work, spawn, work_as};
 use crate::memory::{Harvest, PAGE_SIZE};
 
 /// What the engine needs to know of the options.
@@ -178,7 +178,7 @@ impl Worker {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (done, results) = mpsc::channel();
         let thread = spawn(&format!("dwcp-send{index}"), move || {
-            crate::machine::copy_behind_guests();
+            work_as(Work::Copy);
             for job in todo {
                 let result = match job {
                     Job::Round(round) => sender.send_round(&round),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::message::Message;
 use crate::error::{DWCPError, Result};
+use crate::machine::{Work, spawn, work_as};
 use crate::wire::frame::{Frame, FrameType};
 
 /// Longest control message: an offer carries a VM's config with all its annotations.
@@ -187,7 +188,8 @@ impl Link {
         mut arrived: impl FnMut(Option<Envelope>) + Send + 'static,
     ) -> Result<Self> {
         let mut incoming = stream.try_clone()?;
-        crate::machine::spawn("dwcp-control", move || {
+        spawn("dwcp-control", move || {
+            work_as(Work::Control);
             loop {
                 let next = read_frame(&mut incoming).and_then(|frame| {
                     let Some(frame) = frame else { return Ok(None) };

@@ -12,7 +12,8 @@ use super::sender::lost;
 use crate::error::{DWCPError, Result};
 use crate::memory::{GuestRam, PageRange, receive_pages};
 
-/// Bytes of guest memory that are summed at a time.
+/// Pages of guest memory that are summed, or given host memory, at a time: few enough to stay in the
+/// cache, and not to hold a processor for long.
 const PIECE_PAGES: u64 = 64;
 
 /// What a channel brought, apart from pages.
@@ -103,9 +104,11 @@ impl Receiver {
     fn pages(&mut self, header: &Header) -> Result<()> {
         let runs = self.runs(header)?;
         if header.sequence == 1 {
-            // One call for a whole run costs less than a fault for each of its pages.
+            // One call for many pages costs less than a fault for each of them.
             for run in &runs {
-                self.ram.populate(run)?;
+                for piece in pieces(run) {
+                    self.ram.populate(&piece)?;
+                }
             }
         }
         receive_pages(self.socket.as_fd(), &self.ram, &runs).map_err(lost)?;
@@ -114,15 +117,10 @@ impl Receiver {
         };
         // Summed after placing, from memory that is still in the cache: nothing else writes there.
         let mut crc = crc32c::crc32c(&self.descriptors);
-        for run in &runs {
-            let mut rest = run.clone();
-            while !rest.is_empty() {
-                let piece = rest.start..rest.end.min(rest.start + PIECE_PAGES);
-                self.copy.clear();
-                self.ram.copy_pages(&piece, &mut self.copy)?;
-                crc = crc32c::crc32c_append(crc, &self.copy);
-                rest.start = piece.end;
-            }
+        for piece in runs.iter().flat_map(pieces) {
+            self.copy.clear();
+            self.ram.copy_pages(&piece, &mut self.copy)?;
+            crc = crc32c::crc32c_append(crc, &self.copy);
         }
         check("pages", expected, crc)
     }
@@ -142,6 +140,13 @@ impl Receiver {
         }
         Ok(state)
     }
+}
+
+fn pieces(run: &PageRange) -> impl Iterator<Item = PageRange> + use<> {
+    let end = run.end;
+    (run.start..end)
+        .step_by(64)
+        .map(move |at| at..end.min(at + PIECE_PAGES))
 }
 
 fn check(what: &str, expected: u32, found: u32) -> Result<()> {

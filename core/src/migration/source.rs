@@ -17,11 +17,11 @@ use super::engine::{Engine, EngineOptions, Stopper};
 use super::link::{self, Envelope, Link, Timing};
 use super::offer::Offer;
 use super::progress::Progress;
-use super::protocol::message::Prepare;
+use super::protocol::message::{Body, Prepare};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome, Why};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::encode;
-use crate::machine::{Machine, spawn};
+use crate::machine::{self, Machine, spawn, work_as};
 use crate::model::{MigrationOptions, MigrationState, OnTimeout};
 
 /// How long a destination may take to make room for a VM.
@@ -139,6 +139,8 @@ struct Marks {
     paused: Option<Instant>,
     saved: Option<Instant>,
     sent: Option<Instant>,
+    /// The destination's word that the vCPUs run.
+    running: Option<Instant>,
     grant_us: u64,
     timing: Timing,
 }
@@ -188,6 +190,7 @@ impl Driver {
     }
 
     fn live(mut self, inbox: &mpsc::Receiver<Event>) {
+        work_as(machine::Work::Control);
         match self.connect() {
             Ok(()) => {
                 let why = format!("the target did not answer within {PREPARE_TIMEOUT:?}");
@@ -253,6 +256,9 @@ impl Driver {
             timing,
             message,
         } = envelope;
+        if matches!(message.body, Body::Running | Body::Taken) {
+            self.marks.running.get_or_insert_with(Instant::now);
+        }
         if let Some(timing) = timing {
             let own = &mut self.marks.timing;
             own.load_us = own.load_us.max(timing.load_us);
@@ -490,14 +496,15 @@ impl Driver {
     }
 
     fn finish(&mut self, outcome: &SourceOutcome) {
+        if matches!(outcome, SourceOutcome::Moved { .. }) {
+            self.report_downtime();
+            work_as(machine::Work::CleanUp);
+        }
         // Everything of this migration ends before the node is told, so that the next one finds the
         // machine as it was; and the node before whoever follows the migration, who may ask it next.
         if *outcome != SourceOutcome::Unresolved {
             self.stop_copying();
             self.finished = true;
-        }
-        if matches!(outcome, SourceOutcome::Moved { .. }) {
-            self.report_downtime();
         }
         self.leaving.host.finished(outcome);
         let progress = &self.leaving.progress;
@@ -524,14 +531,12 @@ impl Driver {
 
     /// The downtime, from the first vCPU's stop to the destination's word that they run.
     fn report_downtime(&self) {
-        let (Some(pause), marks) = (self.marks.pause, &self.marks) else {
-            return;
-        };
+        let marks = &self.marks;
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => micros(to.saturating_duration_since(from)),
             _ => 0,
         };
-        let total = micros(pause.elapsed());
+        let total = between(marks.pause, marks.running);
         self.leaving.progress.update(|status| {
             status.downtime_us = total;
             status.downtime = total.div_ceil(1000);
@@ -589,6 +594,7 @@ impl Copying {
         let stopper = Arc::new(Mutex::new(StopState::default()));
         let shared = Arc::clone(&stopper);
         let thread = spawn("dwcp-copy", move || {
+            work_as(machine::Work::Control);
             let report = |input| {
                 // The driver may be gone: then nobody wants to know.
                 let _ = events.send(Event::Input(input));

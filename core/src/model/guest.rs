@@ -31,6 +31,11 @@ pub struct GuestReport {
     pub verified: bool,
     /// Longest silence between two beats of vCPU 0 since the previous `verify`, in microseconds.
     pub longest_beat_gap_us: u64,
+    /// Silence across the move to this node, from the last beat of vCPU 0 there to its first one here,
+    /// in microseconds; absent for a guest that was started here. Between two hosts, as exact as their
+    /// clocks agree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch_gap_us: Option<u64>,
     /// Pages of 4 KiB the working load writes per second.
     #[serde(deserialize_with = "super::keys::number")]
     pub pages_written_per_second: f64,

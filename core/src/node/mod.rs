@@ -238,10 +238,11 @@ impl Node {
             () = sleep_on(&shared.runtime, timeout) => {}
         }
         self.0.abort_tasks();
+        let entries = shared.registry.close();
         let closing = Arc::clone(&shared);
         let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
         // What was under way finds that the node is over, and ends at once.
-        for entry in shared.registry.close() {
+        for entry in entries {
             drop(entry.lock().await);
         }
         match closed {

@@ -43,6 +43,10 @@ struct Inner {
     filled: u32,
     last_beat: Option<Instant>,
     longest_gap: Duration,
+    /// Loaded from another machine's state, and silent since.
+    arrived: bool,
+    /// The silence between the last beat there and the first one here.
+    switch_gap: Option<Duration>,
     /// When figures were taken last, and the writes there were: for the rate between two reports.
     sampled: Option<(Instant, u64)>,
 }
@@ -100,6 +104,9 @@ impl Pulse {
         let mut inner = self.lock();
         if let Some(last) = inner.last_beat {
             inner.longest_gap = inner.longest_gap.max(now - last);
+            if std::mem::take(&mut inner.arrived) {
+                inner.switch_gap = Some(now - last);
+            }
         }
         inner.last_beat = Some(now);
     }
@@ -174,6 +181,7 @@ impl Pulse {
             faults: sum(words::FAULTS),
             first_fault,
             longest_beat_gap_us: u64::try_from(inner.longest_gap.as_micros()).unwrap_or(u64::MAX),
+            switch_gap_us: inner.switch_gap.map(|gap| nanos(gap) / 1000),
             pages_written_per_second: rate,
             timestamp: Timestamp::now(),
             ..GuestReport::default()
@@ -226,6 +234,7 @@ impl Pulse {
                 .checked_sub(silence)
                 .filter(|_| last_beat != 0),
             longest_gap: Duration::from_nanos(longest_gap),
+            arrived: true,
             ..Inner::default()
         };
         Ok(())

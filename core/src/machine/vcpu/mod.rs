@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::clock::CpuClock;
 pub(super) use self::control::Control;
 pub(crate) use self::control::End;
-pub(crate) use self::thread::{copy_behind_guests, spawn};
+pub(crate) use self::thread::{Work, spawn, work_as};
 use super::devices::{Devices, Then};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Exit, Kick, Vcpu};

@@ -37,17 +37,27 @@ fn restore(old: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
 }
 
-/// Nice value of threads that copy: a guest's vCPU gets about two thirds of a processor that it shares
-/// with one of them. Higher values starve the copy beside a guest that never rests, so that it takes
-/// several times as long and has to be repeated more often.
-const COPY_NICE: i32 = 3;
-/// Time slice, in nanoseconds, that such a thread asks for: the shortest there is. It takes turns with
-/// a vCPU in steps that a heartbeat of 1 kHz does not notice, where the default is 3 ms.
-const COPY_SLICE: u64 = 100_000;
+/// Time slice, in nanoseconds, that the threads of a migration ask for: the shortest there is. They take
+/// turns with a vCPU in steps that a heartbeat of 1 kHz does not notice, where the default is 3 ms;
+/// and one that has something to answer gets the processor soon, also from a guest that never rests.
+const SHORT_SLICE: u64 = 100_000;
 
-/// Makes the calling thread one that copies behind running guests: a little less important than they
-/// are, and in short turns. Kernels before 6.12 do not know of the turns, and only that is lost.
-pub(crate) fn copy_behind_guests() {
+/// What a thread of a migration does, which decides how it shares processors with guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Drives the hand-over: little to do, and somebody waits for it, in the pause the guest itself.
+    Control,
+    /// Copies pages: a guest's vCPU gets about two thirds of a processor that it shares with one such
+    /// thread. Less for the copy, beside a guest that never rests, makes it take several times as
+    /// long, and be repeated more often.
+    Copy,
+    /// Frees what a VM that moved leaves behind: nobody waits for it.
+    CleanUp,
+}
+
+/// Tells the kernel what the calling thread does. It only ever gets less important, which needs no
+/// privilege. Kernels before 6.12 do not know of short turns, and only that is lost.
+pub(crate) fn work_as(work: Work) {
     /// `struct sched_attr` of Linux `include/uapi/linux/sched/types.h`, in its first version.
     #[repr(C)]
     struct SchedAttr {
@@ -66,16 +76,21 @@ pub(crate) fn copy_behind_guests() {
         size: VERSION_0,
         policy: libc::SCHED_OTHER.cast_unsigned(),
         flags: 0,
-        nice: COPY_NICE,
+        nice: match work {
+            Work::Control => 0,
+            Work::Copy => 3,
+            Work::CleanUp => 15,
+        },
         priority: 0,
-        runtime: COPY_SLICE,
+        runtime: SHORT_SLICE,
         deadline: 0,
         period: 0,
     };
     // SAFETY: the kernel reads `size` bytes, which `attr` has; 0 is the calling thread.
     let status = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
     if status != 0 {
+        // A host program that runs at a nice value of its own has `Control` refused, rightly.
         let error = io::Error::last_os_error();
-        tracing::debug!(%error, "copying with the default priority");
+        tracing::debug!(%error, ?work, "the thread keeps its scheduling");
     }
 }

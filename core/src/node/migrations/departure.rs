@@ -33,7 +33,9 @@ pub(super) async fn begin(
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
     check_state(shared, &vm)?;
-    let Departure { before, running } = shared.registry.begin_migration(vm_id, target)?;
+    let Departure {
+        before, running, ..
+    } = shared.registry.begin_migration(vm_id, target)?;
     drop(guard);
     let id = new_uuid();
     let held = Held {
