@@ -119,6 +119,13 @@ async fn a_vm_moves_and_the_node_it_left_says_where_it_is() {
         let report = there.verify(&vm.id).await.unwrap();
         assert!(report.verified, "{report:?}");
 
+        // What it printed came along.
+        let mut console = there.console(&vm.id).await.unwrap();
+        let printed = console.next().await.unwrap();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        assert!(printed.contains("dwcp/pulse: memory filled"), "{printed}");
+        drop(console);
+
         let moving = wait(&mut events, |e| e.event_type == VMEventType::Migrating).await;
         assert_eq!(moving.vm.state, VMState::Migrating);
         wait(&mut events, |e| e.event_type == VMEventType::Migrated).await;

@@ -40,6 +40,11 @@ pub(crate) const PORT_COMMAND: u16 = 0x5d4;
 /// Written by the guest: it has nothing to do for so many ticks of its TSC.
 pub(crate) const PORT_WAIT: u16 = 0x5d8;
 
+/// The first serial port's data register.
+pub(crate) const PORT_SERIAL: u16 = 0x3f8;
+/// What the first vCPU prints there: when it starts, and when its part of the memory is filled.
+pub(crate) const TEXTS: [&str; 2] = ["dwcp/pulse: started\r\n", "dwcp/pulse: memory filled\r\n"];
+
 /// The command "power off".
 pub(crate) const COMMAND_OFF: u32 = u32::MAX;
 

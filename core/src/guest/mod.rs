@@ -16,7 +16,8 @@ mod options;
 mod program;
 
 pub(crate) use layout::{
-    Block, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, STAMP, words,
+    BLOCKS, Block, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_SERIAL,
+    PORT_WAIT, STAMP, TEXTS, words,
 };
 pub(crate) use load::load;
 pub(crate) use options::PulseOptions;

@@ -25,13 +25,26 @@
 use std::arch::global_asm;
 
 use super::layout::{
-    COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, STAMP, words,
+    BLOCKS, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_SERIAL, PORT_WAIT,
+    STAMP, words,
 };
 
 /// Pages filled or checked on request between two looks at the clock.
 const SLICE: u32 = 16;
 /// Of this many writes, one is followed by a background check of a page (a mask).
 const CHECK_MASK: u32 = 3;
+
+/// What it prints, as the assembler and Rust both write it.
+macro_rules! text_started {
+    () => {
+        "dwcp/pulse: started\\r\\n"
+    };
+}
+macro_rules! text_filled {
+    () => {
+        "dwcp/pulse: memory filled\\r\\n"
+    };
+}
 
 global_asm!(
     ".pushsection .rodata.dwcp_pulse, \"a\", @progbits",
@@ -51,6 +64,9 @@ global_asm!(
     "    mov r12, r10",
     "    xor r13d, r13d",
     "    mov r14, r10",
+    "    lea rbx, [rip + 95f]",
+    "    lea rcx, [rip + 10f]",
+    "    jmp 85f", // say so, come back to rcx
     // ---- the loop: look at the clock, do what is due ----
     "10:",
     "    rdtsc",
@@ -107,6 +123,10 @@ global_asm!(
     "    mov eax, {filled_bell}",
     "    mov edx, {doorbell}",
     "    out dx, eax",
+    "    lea rbx, [rip + 96f]",
+    "    lea rcx, [rip + 24f]",
+    "    jmp 85f",
+    "24:",
     "    rdtsc", // writes start from here, with nothing to make up for
     "    shl rdx, 32",
     "    or rax, rdx",
@@ -270,6 +290,20 @@ global_asm!(
     "    mov rax, rbx",
     "81:",
     "    jmp rax",
+    // ---- the first vCPU prints the text at rbx on the serial port; returns to rcx; uses rax, rdx ----
+    "85:",
+    "    cmp rdi, {blocks}",
+    "    jne 87f",
+    "    mov edx, {serial}",
+    "86:",
+    "    mov al, [rbx]",
+    "    test al, al",
+    "    jz 87f",
+    "    out dx, al",
+    "    inc rbx",
+    "    jmp 86b",
+    "87:",
+    "    jmp rcx",
     // ---- asked to power off ----
     "90:",
     "    mov eax, {off_bell}",
@@ -280,6 +314,10 @@ global_asm!(
     "    mov edx, {wait}",
     "    out dx, eax",
     "    jmp 91b",
+    "95:",
+    concat!("    .asciz \"", text_started!(), "\""),
+    "96:",
+    concat!("    .asciz \"", text_filled!(), "\""),
     concat!(".hidden dwcp_pulse_end_", env!("CARGO_PKG_VERSION")),
     concat!(".global dwcp_pulse_end_", env!("CARGO_PKG_VERSION")),
     concat!("dwcp_pulse_end_", env!("CARGO_PKG_VERSION"), ":"),
@@ -302,6 +340,8 @@ global_asm!(
     doorbell = const PORT_DOORBELL,
     command = const PORT_COMMAND,
     wait = const PORT_WAIT,
+    serial = const PORT_SERIAL,
+    blocks = const BLOCKS,
     beat = const Doorbell::Beat as u32,
     filled_bell = const Doorbell::Filled as u32,
     checked_bell = const Doorbell::Checked as u32,
@@ -329,7 +369,18 @@ pub(super) fn code() -> &'static [u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::{BLOCKS, CODE};
+    use super::super::layout::{BLOCKS, CODE, TEXTS};
+
+    #[test]
+    fn the_texts_are_those_of_the_simulation() {
+        for text in TEXTS {
+            let whole = [text.as_bytes(), &[0]].concat();
+            assert!(
+                super::code().windows(whole.len()).any(|w| w == whole),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn the_code_fits_its_place() {

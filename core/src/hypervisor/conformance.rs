@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Entry, Exit, Hypervisor, Kvm, NewVm, Sim, Vcpu, decode, encode};
 use crate::guest::{
-    Block, Doorbell, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, PulseOptions, load, words,
+    Block, Doorbell, PORT_COMMAND, PORT_DOORBELL, PORT_SERIAL, PORT_WAIT, PulseOptions, TEXTS,
+    load, words,
 };
 use crate::memory::{Backing, GuestRam, Harvester};
 
@@ -28,6 +29,7 @@ struct Driven {
     vm: NewVm,
     /// What the guest is told at its next beat.
     command: u32,
+    printed: Vec<u8>,
 }
 
 impl Driven {
@@ -37,6 +39,7 @@ impl Driven {
             ram,
             vm,
             command: 0,
+            printed: Vec::new(),
         }
     }
 
@@ -98,6 +101,12 @@ impl Driven {
                     port: PORT_COMMAND,
                     width: 4,
                 } => vcpu.data().copy_from_slice(&command),
+                Exit::PortOut {
+                    port: PORT_SERIAL, ..
+                } => {
+                    let byte = vcpu.data()[0];
+                    self.printed.push(byte);
+                }
                 // Not waiting only makes the guest look at the clock more often.
                 Exit::PortOut {
                     port: PORT_WAIT, ..
@@ -121,6 +130,8 @@ fn the_guest_fills_beats_and_checks() {
         driven.run_until(Doorbell::Beat);
         driven.run_until(Doorbell::Filled);
         assert_eq!(driven.word(words::FILLED), MEMORY / 2 / 4096);
+        driven.run_until(Doorbell::Beat);
+        assert_eq!(String::from_utf8_lossy(&driven.printed), TEXTS.concat());
         driven.command = 7;
         driven.run_until(Doorbell::Checked);
         assert_eq!(driven.word(words::CHECKED), 7);

@@ -6,7 +6,8 @@
 use super::log::SimLog;
 use crate::error::{DWCPError, Result};
 use crate::guest::{
-    COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, STAMP, words,
+    BLOCKS, COMMAND_OFF, Doorbell, GOLDEN, PORT_COMMAND, PORT_DOORBELL, PORT_SERIAL, PORT_WAIT,
+    STAMP, TEXTS, words,
 };
 use crate::hypervisor::{Reader, Writer};
 use crate::memory::{GuestRam, PAGE_SIZE};
@@ -35,6 +36,9 @@ pub(super) struct Program {
     fill_at: u64,
     /// 0: the loop; 1: a beat was rung, the command is to be read; 2: it was read; 3: off.
     phase: u64,
+    /// The text being printed, counted from 1; 0: none. And how far it is.
+    text: u64,
+    printed: u64,
 }
 
 impl Program {
@@ -50,10 +54,12 @@ impl Program {
             check: 0,
             fill_at: first,
             phase: 0,
+            text: 1,
+            printed: 0,
         })
     }
 
-    fn registers(&mut self) -> [&mut u64; 9] {
+    fn registers(&mut self) -> [&mut u64; 11] {
         [
             &mut self.block,
             &mut self.next_beat,
@@ -64,6 +70,8 @@ impl Program {
             &mut self.check,
             &mut self.fill_at,
             &mut self.phase,
+            &mut self.text,
+            &mut self.printed,
         ]
     }
 
@@ -90,6 +98,9 @@ impl Program {
         answer: u32,
     ) -> Result<Step> {
         let mut guest = Guest { ram, log };
+        if let Some(byte) = self.print() {
+            return Ok(Step::Out(PORT_SERIAL, u32::from(byte)));
+        }
         match self.phase {
             0 => self.look(&mut guest, now),
             1 => {
@@ -99,6 +110,18 @@ impl Program {
             2 => self.obey(&mut guest, answer),
             _ => Ok(Step::Out(PORT_WAIT, u32::MAX)),
         }
+    }
+
+    /// The next byte of the text being printed. Only the first vCPU prints.
+    fn print(&mut self) -> Option<u8> {
+        let text = TEXTS.get(usize::try_from(self.text.checked_sub(1)?).ok()?)?;
+        let byte = text.as_bytes().get(usize::try_from(self.printed).ok()?);
+        self.printed += 1;
+        if self.block != BLOCKS || byte.is_none() {
+            (self.text, self.printed) = (0, 0);
+            return None;
+        }
+        byte.copied()
     }
 
     fn look(&mut self, guest: &mut Guest<'_>, now: u64) -> Result<Step> {
@@ -167,6 +190,7 @@ impl Program {
             guest.count(self.block, words::FILLED)?;
             if self.fill_at >= end {
                 self.next_write = now;
+                self.text = 2;
                 return Ok(ring(Doorbell::Filled));
             }
         }
