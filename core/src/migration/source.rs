@@ -165,7 +165,8 @@ struct Driver {
 
 impl Driver {
     fn new(leaving: Leaving, events: mpsc::Sender<Event>) -> Self {
-        // Nothing here can fail but the encoding of plain data, which `live` reports.
+        // Encoding plain data does not fail; if it did, the offer would be empty, which the destination
+        // refuses by name.
         let prepare = Prepare {
             vm_id: leaving.offer.vm.id.clone(),
             source_uuid: leaving.node_uuid.clone(),
