@@ -35,7 +35,9 @@ impl Report {
             "total_ms": millis(self.total),
             "downtime_ms": rounded(status.downtime_us as f64 / 1e3),
             "downtime_seen_ms": millis(self.downtime_seen),
+            "switch_ms": rounded(status.breakdown.total_us as f64 / 1e3),
             "switch_seen_ms": millis(self.switch_seen),
+            "stall_ms": rounded(status.stall_us as f64 / 1e3),
             "bytes_sent": status.bytes_sent,
             "throughput_mb_s": rounded(self.throughput()),
             "rounds": status.rounds.len(),
@@ -76,11 +78,15 @@ impl fmt::Display for Report {
         writeln!(f, "  total          {:.1} ms", millis(self.total))?;
         writeln!(
             f,
-            "  downtime       {:.2} ms (the heartbeat was silent for {:.2} ms across the switch, and for \
-             at most {:.2} ms at any time)",
+            "  downtime       {:.2} ms; the heartbeat was silent for at most {:.2} ms",
             status.downtime_us as f64 / 1e3,
-            millis(self.switch_seen),
             millis(self.downtime_seen),
+        )?;
+        writeln!(
+            f,
+            "  switch         {:.2} ms; the heartbeat was silent for {:.2} ms",
+            status.breakdown.total_us as f64 / 1e3,
+            millis(self.switch_seen),
         )?;
         let parts = &status.breakdown;
         writeln!(
@@ -106,8 +112,9 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  guest          wrote {:.0} pages/s meanwhile",
-            self.dirty_rate
+            "  guest          wrote {:.0} pages/s meanwhile, and waited {:.1} ms for processors",
+            self.dirty_rate,
+            status.stall_us as f64 / 1e3,
         )?;
         for round in &status.rounds {
             writeln!(

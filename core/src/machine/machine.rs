@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::boot::Image;
 use super::console::Console;
@@ -162,6 +162,31 @@ impl Machine {
         stage.running = true;
         self.control.run();
         Ok(())
+    }
+
+    /// Waits until all vCPUs run, and says since when; `None` when they do not.
+    pub(crate) fn wait_running(&self) -> Option<Instant> {
+        self.control.wait_running()
+    }
+
+    /// Begins to measure how long vCPUs wait for a processor.
+    pub(crate) fn measure_stalls(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.stalls().start();
+        }
+    }
+
+    /// Ends measuring. What all vCPUs waited since it began, and the longest wait of one, which
+    /// is as long as a guest noticed nothing of the world.
+    pub(crate) fn stalls(&self) -> (Duration, Duration) {
+        let (mut total, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for vcpu in &self.vcpus {
+            vcpu.stalls().stop();
+            let (all, one) = vcpu.stalls().read();
+            total += all;
+            longest = longest.max(one);
+        }
+        (total, longest)
     }
 
     /// Stops the vCPUs; returns when none is in the guest and no device is at work.

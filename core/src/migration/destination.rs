@@ -140,7 +140,7 @@ impl Incoming {
         if request.channel >= open.channels || open.receivers.contains_key(&request.channel) {
             return refused("there is no such channel, or it is open already");
         }
-        stream.set_nodelay(true)?;
+        link::tune(&stream)?;
         answer(&mut stream)?;
         let mut receiver = Receiver::new(stream.try_clone()?, Arc::clone(&open.ram));
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
@@ -219,6 +219,7 @@ pub(crate) fn answer_about(
                 DestinationEffect::Send(message) => {
                     let envelope = Envelope {
                         from: node_uuid.to_owned(),
+                        stamp: None,
                         timing: None,
                         message,
                     };
@@ -551,15 +552,21 @@ impl Driver {
     fn run(&mut self) -> DestinationInput {
         let began = Instant::now();
         let running = self.offer.as_ref().is_some_and(Offer::is_running);
-        let ran = (|| {
+        let ran: Result<Instant> = (|| {
             #[cfg(test)]
             super::begin(&self.faults, super::Phase::Run)?;
             let machine = self.machine()?;
-            if running { machine.resume() } else { Ok(()) }
+            if !running {
+                return Ok(began);
+            }
+            machine.resume()?;
+            // A vCPU may keep this thread from the processor once it runs: the time is its own.
+            Ok(machine.wait_running().unwrap_or_else(Instant::now))
         })();
-        self.timing.resume_us = micros(began.elapsed());
         match ran {
-            Ok(()) => {
+            Ok(at) => {
+                self.timing.resume_us = micros(at.saturating_duration_since(began));
+                self.timing.ran_at = self.link.as_ref().map(|link| link.tell(at));
                 self.arriving.started();
                 DestinationInput::Ran
             }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod channel;
+mod clock;
 mod destination;
 mod engine;
 #[cfg(test)]

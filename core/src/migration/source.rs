@@ -139,10 +139,12 @@ struct Marks {
     paused: Option<Instant>,
     saved: Option<Instant>,
     sent: Option<Instant>,
-    /// The destination's word that the vCPUs run.
+    /// The vCPUs ran, as the destination says.
     running: Option<Instant>,
     grant_us: u64,
     timing: Timing,
+    /// What the vCPUs waited for a processor while pages were copied: all together, and the longest.
+    stalls: (Duration, Duration),
 }
 
 struct Driver {
@@ -256,9 +258,19 @@ impl Driver {
             from,
             timing,
             message,
+            ..
         } = envelope;
         if matches!(message.body, Body::Running | Body::Taken) {
-            self.marks.running.get_or_insert_with(Instant::now);
+            let ran_at = timing.and_then(|timing| timing.ran_at);
+            self.marks.running.get_or_insert_with(|| {
+                // The message may have come late to a busy processor; but no clock is better known than
+                // that it ran after the grant and before it said so.
+                let told = self.link.as_ref().zip(ran_at);
+                let at = told.and_then(|(link, at)| link.moment(at));
+                let now = Instant::now();
+                let (at, granted) = (at.unwrap_or(now), self.marks.sent.unwrap_or(now));
+                at.clamp(granted, now)
+            });
         }
         if let Some(timing) = timing {
             let own = &mut self.marks.timing;
@@ -316,6 +328,7 @@ impl Driver {
                 }
                 SourceEffect::Attach { token, channels } => self.attach(token, channels),
                 SourceEffect::Copy => {
+                    self.leaving.machine.measure_stalls();
                     self.leaving
                         .progress
                         .update(|s| s.state = MigrationState::Running);
@@ -451,6 +464,7 @@ impl Driver {
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Pause)?;
         self.leaving.machine.pause();
+        self.marks.stalls = self.leaving.machine.stalls();
         self.marks.paused = Some(Instant::now());
         if let Some(end) = self.leaving.machine.ended() {
             // It is dealt with where it happened.
@@ -530,7 +544,8 @@ impl Driver {
         }
     }
 
-    /// The downtime, from the first vCPU's stop to the destination's word that they run.
+    /// The downtime: from the first vCPU's stop until all ran at the destination. Where copying kept a
+    /// vCPU from the processors for longer, that was the longest silence that others noticed.
     fn report_downtime(&self) {
         let marks = &self.marks;
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
@@ -538,9 +553,12 @@ impl Driver {
             _ => 0,
         };
         let total = between(marks.pause, marks.running);
+        let (stall, longest) = marks.stalls;
+        let downtime = total.max(micros(longest));
         self.leaving.progress.update(|status| {
-            status.downtime_us = total;
-            status.downtime = total.div_ceil(1000);
+            status.downtime_us = downtime;
+            status.downtime = downtime.div_ceil(1000);
+            status.stall_us = micros(stall);
             let breakdown = &mut status.breakdown;
             breakdown.stop_vcpus_us = between(marks.pause, marks.paused);
             breakdown.save_state_us = between(marks.paused, marks.saved);

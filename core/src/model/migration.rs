@@ -248,7 +248,9 @@ pub struct MigrationStatus {
     pub bytes_sent: u64,
     /// Bytes sent per second, lately.
     pub throughput: u64,
-    /// Time in which the VM ran nowhere, in milliseconds.
+    /// The longest time in which the guest stood still, in milliseconds. That is the switch, in which
+    /// the VM runs nowhere; or, where the host is short of processors, the longest wait of a vCPU for
+    /// one while pages were copied, if that was longer.
     pub downtime: u64,
     /// When it began.
     pub started_at: Timestamp,
@@ -269,11 +271,12 @@ pub struct MigrationStatus {
     pub dirty_rate: f64,
     /// Downtime in microseconds, were the switch made now.
     pub expected_downtime_us: u64,
-    /// Time in which the VM ran nowhere, in microseconds.
+    /// The same in microseconds. `breakdown.total_us` is the switch alone.
     pub downtime_us: u64,
-    /// What the downtime went into.
+    /// What the switch went into.
     pub breakdown: DowntimeBreakdown,
-    /// Time in which the copy held the guest up while it ran, in microseconds.
+    /// What all vCPUs waited for a processor while pages were copied, in microseconds. 0 where the
+    /// kernel keeps no such figure.
     pub stall_us: u64,
     /// Bytes by kind.
     pub bytes: MigrationBytes,

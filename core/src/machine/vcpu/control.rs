@@ -34,7 +34,7 @@ pub(crate) struct Control {
     inner: Mutex<Inner>,
     /// Wakes vCPU threads: `wanted` changed.
     go: Condvar,
-    /// Wakes controllers: a vCPU parked.
+    /// Wakes controllers: a vCPU parked, or all run.
     parked: Condvar,
     /// Told when the guest comes to an end; must not block.
     on_end: Box<dyn Fn() + Send + Sync>,
@@ -43,6 +43,8 @@ pub(crate) struct Control {
 struct Inner {
     threads: usize,
     running: usize,
+    /// When the last of them began to run.
+    ran_at: Option<Instant>,
     end: Option<End>,
 }
 
@@ -59,6 +61,7 @@ impl Control {
             inner: Mutex::new(Inner {
                 threads: 0,
                 running: 0,
+                ran_at: None,
                 end: None,
             }),
             go: Condvar::new(),
@@ -94,6 +97,10 @@ impl Control {
             match self.wanted.load(Ordering::SeqCst) {
                 w if w == Wanted::Run as u8 && inner.end.is_none() => {
                     inner.running += 1;
+                    if inner.running == inner.threads {
+                        inner.ran_at = Some(Instant::now());
+                        self.parked.notify_all();
+                    }
                     return true;
                 }
                 w if w == Wanted::Quit as u8 => return false,
@@ -160,6 +167,21 @@ impl Control {
         }
     }
 
+    /// Waits until all vCPUs run, and says since when. `None` when they are not to, or no longer.
+    pub(crate) fn wait_running(&self) -> Option<Instant> {
+        let mut inner = self.lock();
+        while inner.running < inner.threads {
+            if !self.wants_run() || inner.end.is_some() {
+                return None;
+            }
+            inner = self
+                .parked
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.ran_at
+    }
+
     /// Tells all threads to end.
     pub(crate) fn quit(&self, kick: impl Fn()) {
         let inner = self.lock();
@@ -182,6 +204,7 @@ impl Control {
     fn want(&self, wanted: Wanted) {
         self.wanted.store(wanted as u8, Ordering::SeqCst);
         self.go.notify_all();
+        self.parked.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

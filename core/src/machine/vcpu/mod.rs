@@ -1,11 +1,12 @@
 //! vCPU threads.
 //!
 //! `thread` makes them, `control` starts, parks and ends all vCPUs of a machine, `clock` reads the
-//! CPU time they used. The loop below runs one vCPU.
+//! CPU time they used, `stall` measures how long they had to wait for it. The loop below runs one vCPU.
 #![allow(unsafe_code)]
 
 mod clock;
 mod control;
+mod stall;
 mod thread;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use self::clock::CpuClock;
 pub(super) use self::control::Control;
 pub(crate) use self::control::End;
+use self::stall::{StallMeter, StallReader};
 pub(crate) use self::thread::{Work, spawn, work_as};
 use super::devices::{Devices, Then};
 use crate::error::{DWCPError, Result};
@@ -27,6 +29,7 @@ pub(super) struct VcpuHandle {
     vcpu: Arc<Mutex<Box<dyn Vcpu>>>,
     kick: Arc<dyn Kick>,
     exits: Arc<AtomicU64>,
+    stalls: Arc<StallMeter>,
     clock: CpuClock,
     thread: Option<JoinHandle<()>>,
 }
@@ -45,6 +48,7 @@ impl VcpuHandle {
         let kick = vcpu.kick();
         let vcpu = Arc::new(Mutex::new(vcpu));
         let exits = Arc::new(AtomicU64::new(0));
+        let stalls = Arc::new(StallMeter::default());
         let runner = Runner {
             index,
             vcpu: Arc::clone(&vcpu),
@@ -52,6 +56,7 @@ impl VcpuHandle {
             control: Arc::clone(control),
             devices: Arc::clone(devices),
             exits: Arc::clone(&exits),
+            stalls: Arc::clone(&stalls),
             tsc_khz,
         };
         control.add();
@@ -69,6 +74,7 @@ impl VcpuHandle {
             vcpu,
             kick,
             exits,
+            stalls,
             clock: CpuClock::of(&thread),
             thread: Some(thread),
         })
@@ -87,6 +93,11 @@ impl VcpuHandle {
     /// Exits so far.
     pub(super) fn exits(&self) -> u64 {
         self.exits.load(Ordering::Relaxed)
+    }
+
+    /// How long it waits for a processor, while that is measured.
+    pub(in crate::machine) fn stalls(&self) -> &StallMeter {
+        &self.stalls
     }
 
     /// CPU time its thread used so far.
@@ -112,19 +123,21 @@ struct Runner {
     control: Arc<Control>,
     devices: Arc<Devices>,
     exits: Arc<AtomicU64>,
+    stalls: Arc<StallMeter>,
     tsc_khz: u32,
 }
 
 impl Runner {
     /// The thread: run when told to, park when told to, until the end.
     fn live(self) {
+        let mut stalls = StallReader::default();
         let attached = self.lock().attach();
         if let Err(error) = attached {
             self.control.end(End::Failed(error.to_string()));
         }
         while self.control.wait_for_run() {
             let mut vcpu = self.lock();
-            if let Err(error) = self.run(vcpu.as_mut()) {
+            if let Err(error) = self.run(vcpu.as_mut(), &mut stalls) {
                 self.control.end(End::Failed(error.to_string()));
             }
             drop(vcpu);
@@ -133,7 +146,7 @@ impl Runner {
     }
 
     /// Runs guest code until the vCPU is to park.
-    fn run(&self, vcpu: &mut dyn Vcpu) -> Result<()> {
+    fn run(&self, vcpu: &mut dyn Vcpu, stalls: &mut StallReader) -> Result<()> {
         loop {
             // In this order: a kick that comes after the rearming ends the run below, one that came
             // before it is seen in what is wanted.
@@ -143,6 +156,7 @@ impl Runner {
             }
             let exit = vcpu.run()?;
             self.exits.fetch_add(1, Ordering::Relaxed);
+            stalls.exited(&self.stalls);
             self.handle(vcpu, exit)?;
         }
         // What the last exit began has to end before the vCPU can be saved; that may take more steps.

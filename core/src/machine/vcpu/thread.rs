@@ -47,9 +47,9 @@ const SHORT_SLICE: u64 = 100_000;
 pub(crate) enum Work {
     /// Drives the hand-over: little to do, and somebody waits for it, in the pause the guest itself.
     Control,
-    /// Copies pages: a guest's vCPU gets about two thirds of a processor that it shares with one such
-    /// thread. Less for the copy, beside a guest that never rests, makes it take several times as
-    /// long, and be repeated more often.
+    /// Copies pages: a guest's vCPU has about three times the weight of one such thread, so that it waits
+    /// little for it; what the guests leave is enough for the copy, and on a host that they fill it
+    /// still goes on.
     Copy,
     /// Frees what a VM that moved leaves behind: nobody waits for it.
     CleanUp,
@@ -78,7 +78,7 @@ pub(crate) fn work_as(work: Work) {
         flags: 0,
         nice: match work {
             Work::Control => 0,
-            Work::Copy => 3,
+            Work::Copy => 5,
             Work::CleanUp => 15,
         },
         priority: 0,

@@ -23,7 +23,9 @@ fn a_busy_guest_moves_and_finds_its_memory_whole() {
             assert_eq!(after.faults, 0, "{after:?}");
             assert!(after.beats > before.beats);
             assert!(status.bytes_sent > 32 << 20);
-            assert!(status.downtime_us > 0 && status.breakdown.total_us == status.downtime_us);
+            assert!(
+                status.breakdown.total_us > 0 && status.breakdown.total_us <= status.downtime_us
+            );
         }
     }
 }
