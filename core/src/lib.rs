@@ -139,7 +139,14 @@ mod memory;
 mod migration;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod node;
-#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(any(
+        test,
+        all(feature = "node", target_os = "linux", target_arch = "x86_64")
+    )),
+    expect(dead_code, reason = "the client over a network is not built yet")
+)]
 mod wire;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};

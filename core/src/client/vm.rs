@@ -194,7 +194,12 @@ impl VMClient {
     /// [`DWCPError::Config`](crate::DWCPError::Config) for too many filters.
     pub async fn list(&self, filters: impl Into<Filters>) -> Result<Vec<VM>> {
         let filters = filters.into();
-        ask!(self, Action::List { filters }, list VMs)
+        let action = Action::List {
+            filters,
+            limit: 0,
+            page: None,
+        };
+        ask!(self, action, list VMs)
     }
 
     /// Watches a VM. The first item is its present state (`event_type` is `current`), so that a loop
@@ -245,6 +250,7 @@ impl VMClient {
             vm_id,
             filters,
             since,
+            store: None,
         };
         Ok(Events::new(self.client.subscribe(watch).await?))
     }

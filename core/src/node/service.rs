@@ -76,7 +76,14 @@ impl Shared {
             Action::Reset { .. } => done(self.job(async move { shared.reset(action).await }).await),
             Action::Update { .. } => Ok(Outcome::VM(Box::new(self.update(&action)?))),
             Action::Get { vm_id } => Ok(Outcome::VM(Box::new(self.get(&vm_id).await?))),
-            Action::List { filters } => Ok(Outcome::VMs(self.list(&filters).await)),
+            Action::List {
+                filters, limit: 0, ..
+            } => Ok(Outcome::VMs(self.list(&filters).await)),
+            Action::List {
+                filters,
+                limit,
+                page,
+            } => self.page(&filters, limit, page.as_deref()).await,
             Action::Metrics { window, .. } => {
                 let (entry, vm) = self.registry.find_legal(&action)?;
                 match self.figures(&entry, &vm, window).await? {
@@ -135,9 +142,21 @@ impl Shared {
 
     /// The VMs that match.
     async fn list(&self, filters: &Filters) -> Vec<VM> {
-        let mut vms = Vec::new();
-        for (entry, vm) in self.registry.list(filters) {
-            vms.push(self.with_figures(&entry, &vm).await);
+        let found = self.registry.list(filters);
+        self.all_with_figures(&found).await
+    }
+
+    /// A part of the VMs that match.
+    async fn page(&self, filters: &Filters, limit: u32, page: Option<&str>) -> Result<Outcome> {
+        let (found, next) = self.registry.page(filters, limit, page)?;
+        let vms = self.all_with_figures(&found).await;
+        Ok(Outcome::Page { vms, next })
+    }
+
+    async fn all_with_figures(&self, found: &[(Arc<VmEntry>, Arc<VM>)]) -> Vec<VM> {
+        let mut vms = Vec::with_capacity(found.len());
+        for (entry, vm) in found {
+            vms.push(self.with_figures(entry, vm).await);
         }
         vms
     }

@@ -41,7 +41,17 @@ impl Shared {
                 vm_id,
                 filters,
                 since,
-            } => self.open_watch(Watch { vm_id, filters }, since, sink, permit)?,
+                store,
+            } => {
+                let cursor = since.map(|since| {
+                    if store.is_none_or(|store| store == self.uuid) {
+                        Cursor::At(since.saturating_add(1))
+                    } else {
+                        Cursor::Foreign
+                    }
+                });
+                self.open_watch(Watch { vm_id, filters }, cursor, sink, permit)?;
+            }
             Subscription::Metrics { vm_id, interval } => {
                 // What is legal for one figure is for many.
                 let action = Action::Metrics {
@@ -74,7 +84,7 @@ impl Shared {
     fn open_watch(
         self: &Arc<Self>,
         watch: Watch,
-        since: Option<u64>,
+        cursor: Option<Cursor>,
         sink: ItemSink,
         permit: OwnedSemaphorePermit,
     ) -> Result<()> {
@@ -83,10 +93,15 @@ impl Shared {
         let mut first = Vec::new();
         // Whoever was here before goes on where it was, if that is still kept and was ever there: a
         // number from the future is another node's.
-        let from = match since.map(|since| since.saturating_add(1)) {
-            Some(from) if from <= look.next && self.registry.keeps(from) => from,
-            resumed => {
-                first.extend(resumed.map(|from| {
+        let from = match cursor {
+            Some(Cursor::At(from)) if from <= look.next && self.registry.keeps(from) => from,
+            cursor => {
+                first.extend(cursor.map(|cursor| {
+                    let from = match cursor {
+                        Cursor::At(from) => from,
+                        // Nothing is known of the events of this store.
+                        Cursor::Foreign => 1,
+                    };
                     let count = look.next.saturating_sub(from);
                     lost(LostEvents {
                         count,
@@ -243,6 +258,15 @@ impl Shared {
 /// The error for a VM whose machine is just being taken away.
 pub(super) fn ending(what: &str, vm: &VM) -> DWCPError {
     DWCPError::InvalidOperation(format!("{what}: VM {} is ending", vm.id))
+}
+
+/// Where a watch that is resumed was.
+#[derive(Clone, Copy, Debug)]
+enum Cursor {
+    /// The event with this number comes next.
+    At(u64),
+    /// In the events of another store.
+    Foreign,
 }
 
 /// What a watch is about.

@@ -5,3 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod frame;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "for the session")
+)]
+pub(crate) mod message;
