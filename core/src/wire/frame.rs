@@ -249,9 +249,8 @@ impl<'a> FrameRef<'a> {
             id: Some(id.to_owned()),
             error,
         };
-        let frame_type = FrameType::from_number(number).ok_or_else(|| {
-            refused(malformed(&format!("a frame of unknown type {number:#04x}")))
-        })?;
+        let frame_type = FrameType::from_number(number)
+            .ok_or_else(|| refused(malformed(&format!("a frame of unknown type {number:#04x}"))))?;
         if length > max {
             return Err(refused(too_long(length, max)));
         }

@@ -21,6 +21,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::action::Item;
+use crate::model::VMEventType;
+
 mod client;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
@@ -62,4 +65,9 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     }
+}
+
+/// Whether an item takes no credit: that others were lost has to be said without any.
+fn is_free(item: &Item) -> bool {
+    matches!(item, Item::Event(event) if event.event_type == VMEventType::Lost)
 }

@@ -71,16 +71,31 @@ pub(crate) enum ClientEvent {
     /// AUTH failed. The last event.
     Refused(DWCPError),
     /// The terminal answer of a call, or why a stream was not opened.
-    Reply { id: u64, result: Result<Outcome> },
+    Reply {
+        id: u64,
+        result: Result<Outcome>,
+    },
     /// A stream is open.
-    Opened { id: u64 },
-    Item { id: u64, item: Item },
+    Opened {
+        id: u64,
+    },
+    Item {
+        id: u64,
+        item: Item,
+    },
     /// An open stream ended.
-    Ended { id: u64, error: Option<DWCPError> },
+    Ended {
+        id: u64,
+        error: Option<DWCPError>,
+    },
     /// The node serves nothing new. What is in flight is answered.
-    GoAway { why: String },
+    GoAway {
+        why: String,
+    },
     /// The last event: the connection is of no use any more. What is in flight has no answer.
-    Close { reason: DWCPError },
+    Close {
+        reason: DWCPError,
+    },
 }
 
 /// Where the session stands.
@@ -305,8 +320,11 @@ impl ClientSession {
         if let Some(Pending::Stream(stream)) = self.pending.get_mut(&id)
             && let Some(grant) = stream.consume(items)
         {
-            self.out
-                .small(FrameType::Credit, text(id).as_str(), &encode_credit(grant, 0));
+            self.out.small(
+                FrameType::Credit,
+                text(id).as_str(),
+                &encode_credit(grant, 0),
+            );
         }
     }
 
@@ -359,8 +377,7 @@ impl ClientSession {
     fn send(&mut self, request: &Request) -> Result<u64> {
         let id = self.next_id;
         let (frame_type, payload) = request.encode()?;
-        self.out
-            .frame(frame_type, 0, text(id).as_str(), &payload)?;
+        self.out.frame(frame_type, 0, text(id).as_str(), &payload)?;
         self.next_id += 1;
         Ok(id)
     }

@@ -1,10 +1,8 @@
 //! Frames of a node, and the events they become.
 
-use super::super::PING_PAYLOAD_MAX;
 use super::super::keep_alive::KeepAlive;
-use super::{
-    AUTH_ID, ClientEvent, ClientSession, Pending, Phase, base, number, text,
-};
+use super::super::{PING_PAYLOAD_MAX, is_free};
+use super::{AUTH_ID, ClientEvent, ClientSession, Pending, Phase, base, number, text};
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::{FrameRef, FrameType};
 use crate::wire::message::{
@@ -129,7 +127,11 @@ impl ClientSession {
                 self.events.push_back(ClientEvent::Opened { id });
             }
             (FrameType::Item, Some(Pending::Stream(stream))) => {
-                if !stream.item() {
+                if !stream.opened {
+                    return Err(unexpected(frame));
+                }
+                let item = decode_item(stream.kind, payload);
+                if !item.as_ref().is_ok_and(is_free) && !stream.spend() {
                     return Err(DWCPError::Protocol(format!(
                         "the node sent an item of stream {id} beyond its credit"
                     )));
@@ -137,7 +139,7 @@ impl ClientSession {
                 if stream.cancelled {
                     return Ok(());
                 }
-                match decode_item(stream.kind, payload) {
+                match item {
                     Ok(item) => self.events.push_back(ClientEvent::Item { id, item }),
                     Err(error) => {
                         stream.ended = true;

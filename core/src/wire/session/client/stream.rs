@@ -44,15 +44,11 @@ impl Stream {
         }
     }
 
-    /// Whether the node might send an item.
-    pub(super) fn item(&mut self) -> bool {
-        match self.window.checked_sub(1) {
-            Some(rest) if self.opened => {
-                self.window = rest;
-                true
-            }
-            _ => false,
-        }
+    /// An item came. Whether it might.
+    pub(super) fn spend(&mut self) -> bool {
+        let rest = self.window.checked_sub(1);
+        self.window = rest.unwrap_or(0);
+        rest.is_some()
     }
 
     /// What to grant, once it is half of the window.

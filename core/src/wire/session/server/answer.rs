@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use super::super::Id;
 use super::super::live::{Call, Entry};
+use super::super::{Id, is_free};
 use super::{Accepted, Phase, ServerSession};
-use crate::action::{Item, Outcome};
+use crate::action::{Action, Item, Outcome};
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::FrameType;
 use crate::wire::message::{
-    AuthReply, EXTENDED, Profile, SessionLimits, Style, encode_base_error, encode_credit, encode_error,
-    encode_item, encode_outcome,
+    AuthReply, EXTENDED, Profile, Reply, SessionLimits, Style, encode_base_error, encode_credit,
+    encode_error, encode_item, encode_outcome,
 };
 
 /// Timestamps above it are milliseconds: the client that sends those reads configs in camelCase.
@@ -143,12 +143,10 @@ impl ServerSession {
                 },
             ),
         };
-        let sent = self
-            .out
-            .frame_with(frame_type, call.timestamp, id, |out| {
-                out.extend_from_slice(&encode_outcome(outcome, style)?);
-                Ok(())
-            });
+        let sent = self.out.frame_with(frame_type, call.timestamp, id, |out| {
+            out.extend_from_slice(&encode_outcome(outcome, style)?);
+            Ok(())
+        });
         if let Err(error) = sent {
             self.answer_error(id, call, &error);
         }
@@ -158,7 +156,17 @@ impl ServerSession {
         match self.profile {
             Profile::Extended => self.error(id, call.timestamp, error),
             Profile::Base => {
-                let payload = encode_base_error(error, Some(call.reply));
+                // Which form it has depends on whether the answer would be parsed.
+                let unparsed = !matches!(
+                    call.reply,
+                    Reply::VM
+                        | Reply::VMs
+                        | Reply::Metrics
+                        | Reply::Migration
+                        | Reply::Snapshot
+                        | Reply::Snapshots
+                );
+                let payload = encode_base_error(error, unparsed.then_some(&Action::Health));
                 self.answer_small(FrameType::Vm, call.timestamp, id, &payload);
             }
         }
@@ -178,8 +186,7 @@ impl ServerSession {
         payload: &[u8],
     ) {
         if let Err(error) = self.out.frame(frame_type, timestamp, id, payload) {
-            self.out
-                .small(frame_type, id, &encode_error(&error, id));
+            self.out.small(frame_type, id, &encode_error(&error, id));
         }
     }
 
@@ -215,7 +222,8 @@ impl ServerSession {
         let Some(stream) = self.live.stream_mut(id) else {
             return false;
         };
-        if !stream.opened || stream.credit == 0 {
+        let price = u32::from(!is_free(item));
+        if !stream.opened || stream.cancelled || stream.credit < price {
             return false;
         }
         if full {
@@ -230,7 +238,7 @@ impl ServerSession {
         });
         match sent {
             Ok(()) => {
-                stream.credit -= 1;
+                stream.credit -= price;
                 true
             }
             Err(error) => {
@@ -288,6 +296,8 @@ impl ServerSession {
 
     /// What waits to be sent may pass `outbound_max` by what was under way, but not by any amount.
     fn outbound_limit(&self) -> usize {
-        self.config.outbound_max.saturating_add(self.config.max_frame)
+        self.config
+            .outbound_max
+            .saturating_add(self.config.max_frame)
     }
 }

@@ -22,9 +22,7 @@ use super::keep_alive::{Due, KeepAlive};
 use super::limit::Limit;
 use super::live::Live;
 use super::output::Output;
-use super::{
-    FRAME_TIMEOUT, Id, REQUEST_BYTES_MAX, STALL_TIMEOUT, UNKNOWN_PEER_FRAME_MAX, earlier,
-};
+use super::{FRAME_TIMEOUT, Id, REQUEST_BYTES_MAX, STALL_TIMEOUT, UNKNOWN_PEER_FRAME_MAX, earlier};
 use crate::action::{Action, Role, Subscription};
 use crate::error::DWCPError;
 use crate::wire::frame::{Frame, FrameReader, FrameType, LENGTH_MAX};
@@ -249,9 +247,7 @@ impl ServerSession {
             self.frame_limit.timeout(self.now),
             self.stall_limit.timeout(self.now),
         );
-        let alive = self
-            .asks_whether_alive()
-            .then(|| self.keep_alive.timeout());
+        let alive = self.asks_whether_alive().then(|| self.keep_alive.timeout());
         earlier(earlier(limits, alive), self.auth_limit)
     }
 
