@@ -333,10 +333,13 @@ impl ClientSession {
         if self.profile == Profile::Base {
             return;
         }
-        match self.pending.get_mut(&id) {
-            Some(Pending::Stream(stream)) if !stream.cancel() => {}
-            Some(_) => self.out.small(FrameType::Cancel, text(id).as_str(), b""),
-            None => {}
+        let wanted = match self.pending.get_mut(&id) {
+            Some(Pending::Stream(stream)) => stream.cancel(),
+            Some(Pending::Call(_)) => true,
+            None => false,
+        };
+        if wanted {
+            self.out.small(FrameType::Cancel, text(id).as_str(), b"");
         }
     }
 
