@@ -175,7 +175,7 @@ pub use model::{
 };
 
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
-pub use node::{Backend, Node, NodeBuilder};
+pub use node::{Backend, Node, NodeBuilder, NodeKeys};
 
 #[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod test_support;

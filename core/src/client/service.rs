@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
@@ -36,6 +37,11 @@ pub(crate) trait Service: Send + Sync + fmt::Debug {
 pub(crate) struct ItemStream(pub(super) mpsc::Receiver<Result<Item>>);
 
 impl ItemStream {
+    /// The next item; `None` at the end.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item>>> {
+        self.0.poll_recv(cx)
+    }
+
     /// Both ends of a new stream.
     #[cfg_attr(
         not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
