@@ -21,8 +21,8 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
 use crate::machine::Image;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
-use crate::transport::Listener;
 use crate::model::{NodeCapabilities, NodeLimits, new_uuid, validate};
+use crate::transport::Listener;
 
 /// What runs the VMs of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

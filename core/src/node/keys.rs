@@ -140,7 +140,11 @@ impl Keys {
 
     /// All keys, without what they are.
     pub(super) fn list(&self) -> Vec<(String, Role)> {
-        self.read(|keys| keys.iter().map(|key| (key.name.clone(), key.role)).collect())
+        self.read(|keys| {
+            keys.iter()
+                .map(|key| (key.name.clone(), key.role))
+                .collect()
+        })
     }
 
     pub(super) fn add(&self, key: Key) -> Result<()> {
@@ -264,7 +268,10 @@ mod tests {
     fn nothing_shows_a_key() {
         let keys = keys();
         let text = format!("{keys:?}");
-        assert!(!text.contains("viewer-key") && text.contains("eye"), "{text}");
+        assert!(
+            !text.contains("viewer-key") && text.contains("eye"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -40,8 +40,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
-pub use self::keys::NodeKeys;
 use self::keys::Keys;
+pub use self::keys::NodeKeys;
 use self::migrations::Migrations;
 use self::once::Once;
 use self::peers::Peer;
@@ -266,13 +266,13 @@ impl Node {
             () = all => {}
             () = sleep_on(&shared.runtime, timeout) => {}
         }
+        self.0.abort_tasks();
         let left = timeout.saturating_sub(began.elapsed()).max(GOODBYE);
         // Those who are connected get the answers they wait for, within the same time.
         tokio::select! {
             () = shared.server.finish() => {}
             () = sleep_on(&shared.runtime, left) => {}
         }
-        self.0.abort_tasks();
         let entries = shared.registry.close();
         let closing = Arc::clone(&shared);
         let closed = shared.runtime.spawn_blocking(move || closing.close()).await;

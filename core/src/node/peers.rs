@@ -189,10 +189,20 @@ mod tests {
 
     #[test]
     fn a_certificate_carries_what_the_node_is_called() {
-        let listen = ["0.0.0.0:9000", "node-01.example:9000", "unix:/run/dwcp", "10.0.0.7"];
+        let listen = [
+            "0.0.0.0:9000",
+            "node-01.example:9000",
+            "unix:/run/dwcp",
+            "10.0.0.7",
+        ];
         let names = names("node-01", &listen.map(str::to_owned));
         let wanted = [
-            "node-01", "node-01.example", "10.0.0.7", "localhost", "127.0.0.1", "::1",
+            "node-01",
+            "node-01.example",
+            "10.0.0.7",
+            "localhost",
+            "127.0.0.1",
+            "::1",
         ];
         assert_eq!(names, wanted);
     }
@@ -200,7 +210,12 @@ mod tests {
     #[test]
     fn what_is_no_peer_is_refused() {
         assert!(Peer::new("127.0.0.1:1", None).check("node-02").is_ok());
-        for (name, address) in [("", "127.0.0.1:1"), ("a b", "127.0.0.1:1"), ("n", ""), ("n", "a:b:c")] {
+        for (name, address) in [
+            ("", "127.0.0.1:1"),
+            ("a b", "127.0.0.1:1"),
+            ("n", ""),
+            ("n", "a:b:c"),
+        ] {
             let error = Peer::new(address, None).check(name).unwrap_err();
             assert!(error.message().starts_with("peer"), "{error}");
         }

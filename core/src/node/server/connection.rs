@@ -27,7 +27,6 @@ use crate::migration::Greeting;
 use crate::node::keys::Principal;
 use crate::node::{Shared, migrations};
 use crate::transport::{Blocking, Stream};
-use crate::wire::frame::Frame;
 use crate::wire::message::{AuthRequest, NodeName};
 use crate::wire::session::{Accepted, Id, ServerConfig, ServerEvent, ServerSession};
 
@@ -62,8 +61,8 @@ struct Connection {
     streams: HashMap<Id, Pump>,
     /// The last event.
     over: Option<Option<DWCPError>>,
-    /// A peer's frame, which takes the connection over.
-    peer: Option<Frame>,
+    /// A peer's first message, which takes the connection over.
+    peer: Option<Greeting>,
 }
 
 /// Serves a connection until its end. `principal`: who the peer is, if that is known without AUTH.
@@ -95,12 +94,12 @@ pub(super) async fn run(
             leave(&mut stream, connection.session.transmit()).await;
             reason.map_or(Ok(()), Err)
         }
-        End::HandOver(frame) => {
+        End::HandOver(greeting) => {
             let Connection {
                 shared, session, ..
             } = connection;
             let rest = session.into_rest();
-            hand_over(shared, frame, rest, stream).await
+            hand_over(shared, greeting, rest, stream).await
         }
     }
 }
@@ -108,7 +107,7 @@ pub(super) async fn run(
 /// How serving ends.
 enum End {
     Over(Option<DWCPError>),
-    HandOver(Frame),
+    HandOver(Greeting),
 }
 
 impl Connection {
@@ -130,9 +129,9 @@ impl Connection {
             }
             if self.peer.is_some()
                 && self.session.transmit().is_empty()
-                && let Some(frame) = self.peer.take()
+                && let Some(greeting) = self.peer.take()
             {
-                return Ok(End::HandOver(frame));
+                return Ok(End::HandOver(greeting));
             }
             if let Some(due) = self.session.timeout()
                 && due < armed
@@ -208,8 +207,11 @@ impl Connection {
                 ServerEvent::Data { id, bytes } => self.typed(id, bytes),
                 ServerEvent::Peer { frame } => {
                     let id: Id = frame.id.as_str().into();
-                    match self.check("a message between nodes", Role::Node) {
-                        Ok(()) => self.peer = Some(frame),
+                    let greeting = self
+                        .check("a message between nodes", Role::Node)
+                        .and_then(|()| Greeting::parse(&frame));
+                    match greeting {
+                        Ok(greeting) => self.peer = Some(greeting),
                         Err(error) => self.session.reply(&id, Err(&error)),
                     }
                 }
@@ -287,12 +289,7 @@ impl Connection {
         }
     }
 
-    async fn subscribe(
-        &mut self,
-        id: Id,
-        subscription: Subscription,
-        deadline: Option<Duration>,
-    ) {
+    async fn subscribe(&mut self, id: Id, subscription: Subscription, deadline: Option<Duration>) {
         if let Err(error) = self.check(subscription.name(), subscription.required_role()) {
             return self.session.reply(&id, Err(&error));
         }
@@ -485,8 +482,12 @@ async fn leave(stream: &mut Stream, output: &mut BytesMut) {
 }
 
 /// Gives the connection to the migration that its first frame is about.
-async fn hand_over(shared: Arc<Shared>, frame: Frame, rest: Bytes, stream: Stream) -> Result<()> {
-    let greeting = Greeting::parse(&frame)?;
+async fn hand_over(
+    shared: Arc<Shared>,
+    greeting: Greeting,
+    rest: Bytes,
+    stream: Stream,
+) -> Result<()> {
     let mut stream: Blocking = stream.into_blocking()?;
     stream.put_back(rest);
     let runtime = shared.runtime.clone();
