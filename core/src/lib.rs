@@ -126,6 +126,16 @@ pub mod action;
 
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "client and node are not yet joined by it"
+    )
+)]
+mod transport;
 
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod guest;
