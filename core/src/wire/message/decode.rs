@@ -86,7 +86,7 @@ pub(super) struct Operation {
 
 /// One row for each operation, the base ones first.
 macro_rules! operations {
-    ($( $($number:literal)? $name:literal $($extended:ident)?, )+) => {
+    ($( $name:literal $(= $number:literal)? $($extended:ident)?, )+) => {
         &[$( Operation {
             number: 0 $( + $number )?,
             name: $name,
@@ -101,7 +101,7 @@ macro_rules! operations {
 const fn operations(frame_type: FrameType) -> &'static [Operation] {
     match frame_type {
         FrameType::Vm => operations! {
-            16 "create", 17 "start", 18 "stop", 19 "destroy", 20 "get", "list",
+            "create" = 16, "start" = 17, "stop" = 18, "destroy" = 19, "get" = 20, "list",
             "pause" extended, "resume" extended, "reset" extended, "update" extended,
             "guest_report" extended, "verify" extended, "console_write" extended,
         },
@@ -109,7 +109,7 @@ const fn operations(frame_type: FrameType) -> &'static [Operation] {
             "migrate", "status",
             "cancel" extended, "list" extended, "plan" extended, "resolve" extended,
         },
-        FrameType::Snapshot => operations! { "create", "list", "delete", 23 "restore", },
+        FrameType::Snapshot => operations! { "create", "list", "delete", "restore" = 23, },
         FrameType::Metrics => operations! { "get", },
         FrameType::Health => operations! { "check", },
         FrameType::Config => operations! { "node", "get", },

@@ -1,0 +1,250 @@
+//! How a stream goes on over another connection, so that whoever reads it sees nothing of the change.
+//!
+//! No I/O here: what was shown goes in, what to ask for next and what to show comes out.
+//!
+//! A watch is resumed at (store, `seq`). With its first item a watch of one VM learns its `seq`; one
+//! of several may have no first item for a long time, and would not know where it began. Such a one
+//! begins with a cursor of no store there is, which the node answers with `lost` and the next `seq`
+//! before the present state: that `lost` is taken as the answer it is, and not shown.
+
+use std::collections::HashSet;
+
+use crate::action::{Action, Item, Subscription};
+use crate::model::{MigrationStatus, Timestamp, VM, VMEvent, VMEventType};
+
+/// The store of no node.
+const NO_STORE: &str = "00000000-0000-0000-0000-000000000000";
+
+/// A stream that can be opened again.
+#[derive(Debug)]
+pub(super) struct Resume {
+    asked: Subscription,
+    place: Place,
+}
+
+/// Where a stream is.
+#[derive(Debug)]
+enum Place {
+    Watch(Watch),
+    /// Figures: each is about the interval before it.
+    Anywhere,
+    /// A migration: the last status that was shown.
+    After(Option<Box<MigrationStatus>>),
+    /// A console: what it printed has no numbers.
+    Nowhere,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    /// Whether it is about one VM.
+    single: bool,
+    /// The last event that is known, and the store it is of.
+    cursor: Option<u64>,
+    store: Option<String>,
+    /// VMs whose present state was shown, while more of these may come.
+    currents: Option<HashSet<String>>,
+    /// When, by the node's clock, the present state was that.
+    began: Timestamp,
+    /// The store of this connection's node.
+    here: Option<String>,
+    /// Nothing has come over this connection yet.
+    first: bool,
+    /// The next `lost` was provoked by this side, to learn the cursor.
+    probing: bool,
+    /// This connection was asked to go on at the cursor, and has not refused.
+    resumed: bool,
+    /// The last event was the last there can be.
+    destroyed: bool,
+}
+
+impl Resume {
+    pub(super) fn new(asked: Subscription) -> Resume {
+        let place = match &asked {
+            Subscription::Watch {
+                vm_id,
+                since,
+                store,
+                ..
+            } => Place::Watch(Watch {
+                single: vm_id.is_some(),
+                cursor: *since,
+                store: store.clone(),
+                currents: since.is_none().then(HashSet::new),
+                ..Watch::default()
+            }),
+            Subscription::Metrics { .. } => Place::Anywhere,
+            Subscription::MigrationProgress { .. } => Place::After(None),
+            Subscription::Console { .. } => Place::Nowhere,
+        };
+        Resume { asked, place }
+    }
+
+    /// What to ask for now.
+    pub(super) fn request(&mut self) -> Subscription {
+        let mut request = self.asked.clone();
+        if let (
+            Place::Watch(watch),
+            Subscription::Watch { since, store, .. },
+        ) = (&mut self.place, &mut request)
+        {
+            watch.resumed = watch.cursor.is_some();
+            watch.probing = watch.cursor.is_none() && !watch.single;
+            watch.first = true;
+            (*since, *store) = if watch.probing {
+                (Some(u64::MAX), Some(NO_STORE.to_owned()))
+            } else {
+                (watch.cursor, watch.store.clone())
+            };
+        }
+        request
+    }
+
+    /// The stream was opened, at a node with this store.
+    pub(super) fn opened(&mut self, store: Option<String>) {
+        if let Place::Watch(watch) = &mut self.place {
+            // A cursor that came without a store is of whatever store the node has.
+            if watch.cursor.is_some() && watch.store.is_none() {
+                watch.store.clone_from(&store);
+            }
+            watch.here = store;
+        }
+    }
+
+    /// What to show of an item, if anything.
+    pub(super) fn take(&mut self, item: Item) -> Option<Item> {
+        match (&mut self.place, item) {
+            (Place::Watch(watch), Item::Event(event)) => watch.take(event).map(Item::Event),
+            (Place::After(last), Item::Migration(status)) => {
+                if last.as_ref() == Some(&status) {
+                    return None;
+                }
+                *last = Some(status.clone());
+                Some(Item::Migration(status))
+            }
+            (_, item) => Some(item),
+        }
+    }
+
+    /// Whether it can go on over another connection.
+    pub(super) fn is_possible(&self) -> bool {
+        !matches!(self.place, Place::Nowhere)
+    }
+
+    /// Whether all has been shown, so that only the end is missing.
+    pub(super) fn is_complete(&self) -> bool {
+        match &self.place {
+            Place::After(Some(status)) => status.state.is_terminal(),
+            Place::Watch(watch) => watch.destroyed,
+            _ => false,
+        }
+    }
+
+    /// Whether the present state of some VMs may be missing: the connection broke among them, and the
+    /// node does not send them again to whoever comes with a cursor.
+    pub(super) fn lacks_currents(&self) -> bool {
+        matches!(&self.place, Place::Watch(Watch { resumed: true, currents: Some(_), .. }))
+    }
+
+    /// What tells the present state of all VMs it is about.
+    pub(super) fn currents(&self) -> Option<Action> {
+        let Subscription::Watch { vm_id, filters, .. } = &self.asked else {
+            return None;
+        };
+        Some(match vm_id {
+            Some(vm_id) => Action::Get {
+                vm_id: vm_id.clone(),
+            },
+            None => Action::List {
+                filters: filters.clone(),
+                limit: 0,
+                page: None,
+            },
+        })
+    }
+
+    /// All VMs that match, for those of which the present state is missing: what to show.
+    pub(super) fn complete(&mut self, vms: Vec<VM>) -> Vec<Item> {
+        let Place::Watch(watch) = &mut self.place else {
+            return Vec::new();
+        };
+        let Some(shown) = watch.currents.take() else {
+            return Vec::new();
+        };
+        let (seq, began) = (watch.cursor.unwrap_or_default(), watch.began);
+        vms.into_iter()
+            // One that was made since will come as an event.
+            .filter(|vm| began == Timestamp::default() || vm.created_at <= began)
+            .filter(|vm| !shown.contains(&vm.id))
+            .map(|vm| {
+                Item::Event(Box::new(VMEvent {
+                    seq,
+                    message: format!("is {}", vm.state),
+                    timestamp: began,
+                    vm,
+                    ..VMEvent::default()
+                }))
+            })
+            .collect()
+    }
+}
+
+impl Watch {
+    fn take(&mut self, event: Box<VMEvent>) -> Option<Box<VMEvent>> {
+        let first = std::mem::take(&mut self.first);
+        match event.event_type {
+            VMEventType::Lost => self.lost(event, first),
+            VMEventType::Current => self.current(event),
+            _ => self.event(event),
+        }
+    }
+
+    fn event(&mut self, event: Box<VMEvent>) -> Option<Box<VMEvent>> {
+        if self.cursor.is_some_and(|cursor| event.seq <= cursor) {
+            return None;
+        }
+        if !self.resumed {
+            // The present state of all has come before.
+            self.currents = None;
+        }
+        self.probing = false;
+        self.advance(event.seq);
+        self.destroyed = self.single && event.event_type == VMEventType::Destroyed;
+        Some(event)
+    }
+
+    fn lost(&mut self, event: Box<VMEvent>, first: bool) -> Option<Box<VMEvent>> {
+        let next = event.lost.map_or(event.seq.saturating_add(1), |lost| lost.next);
+        self.advance(next.saturating_sub(1));
+        if first {
+            // The cursor was refused, and the present state follows.
+            self.resumed = false;
+            self.currents = Some(HashSet::new());
+            self.began = event.timestamp;
+        }
+        (!std::mem::take(&mut self.probing)).then_some(event)
+    }
+
+    fn current(&mut self, event: Box<VMEvent>) -> Option<Box<VMEvent>> {
+        self.probing = false;
+        if self.resumed {
+            // The cursor was accepted: what is current has been shown, or is fetched by itself.
+            return None;
+        }
+        // What is current includes all events so far.
+        self.advance(event.seq.max(self.cursor.unwrap_or_default()));
+        if self.single {
+            self.currents = None;
+        } else if let Some(shown) = &mut self.currents {
+            if shown.is_empty() && self.began == Timestamp::default() {
+                self.began = event.timestamp;
+            }
+            shown.insert(event.vm.id.clone());
+        }
+        Some(event)
+    }
+
+    fn advance(&mut self, seq: u64) {
+        self.cursor = Some(seq);
+        self.store.clone_from(&self.here);
+    }
+}
