@@ -31,12 +31,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [
-        Kind::Read,
-        Kind::Lifecycle,
-        Kind::Migration,
-        Kind::Snapshot,
-    ];
+    const ALL: [Kind; 4] = [Kind::Read, Kind::Lifecycle, Kind::Migration, Kind::Snapshot];
 
     /// The kind of an action.
     pub(super) const fn of(action: &Action) -> Kind {

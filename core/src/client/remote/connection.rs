@@ -461,7 +461,10 @@ impl Core {
         while let Some(event) = self.session.poll_event() {
             match event {
                 ClientEvent::Ready(reply) => {
-                    let limit = reply.limits.as_ref().map_or(0, |limits| limits.max_inflight);
+                    let limit = reply
+                        .limits
+                        .as_ref()
+                        .map_or(0, |limits| limits.max_inflight);
                     if limit > 0 {
                         self.inflight_max = usize::try_from(limit).unwrap_or(usize::MAX);
                     }
@@ -590,7 +593,11 @@ impl Future for Driver {
         let this = &mut *self;
         loop {
             let mut core = this.connection.lock();
-            if core.driver.as_ref().is_none_or(|driver| !driver.will_wake(cx.waker())) {
+            if core
+                .driver
+                .as_ref()
+                .is_none_or(|driver| !driver.will_wake(cx.waker()))
+            {
                 core.driver = Some(cx.waker().clone());
             }
             let more = core.read(cx, &mut this.buffer, &mut this.answered);
@@ -656,7 +663,9 @@ impl Core {
 
     /// Whether it is over, ending it where nothing is left to do.
     fn is_closed(&mut self, cx: &mut Context<'_>) -> bool {
-        if matches!(self.phase, Phase::GoingAway) && self.calls.is_empty() && self.streams.is_empty()
+        if matches!(self.phase, Phase::GoingAway)
+            && self.calls.is_empty()
+            && self.streams.is_empty()
         {
             self.phase = Phase::Closing(Instant::now() + GOODBYE);
         }

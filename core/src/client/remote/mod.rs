@@ -162,7 +162,10 @@ impl Service for Remote {
         let pool = Arc::clone(&self.0.pool);
         Box::pin(async move {
             let deadline = Instant::now() + FOREVER;
-            pool.get(deadline).await.map(drop).map_err(|failure| failure.error)
+            pool.get(deadline)
+                .await
+                .map(drop)
+                .map_err(|failure| failure.error)
         })
     }
 
@@ -196,7 +199,8 @@ impl Shared {
     async fn call(self: &Arc<Self>, action: &Action) -> Result<Outcome> {
         let harmless = retry::is_harmless(action);
         let deadline = self.deadline();
-        self.repeat(harmless, deadline, || self.call_once(action, deadline)).await
+        self.repeat(harmless, deadline, || self.call_once(action, deadline))
+            .await
     }
 
     async fn subscribe(self: Arc<Self>, subscription: Subscription) -> Result<ItemStream> {
@@ -226,7 +230,12 @@ impl Shared {
     }
 
     /// Tries, and tries again where that can help and do no harm.
-    async fn repeat<T, F>(&self, harmless: bool, deadline: Instant, try_once: impl Fn() -> F) -> Result<T>
+    async fn repeat<T, F>(
+        &self,
+        harmless: bool,
+        deadline: Instant,
+        try_once: impl Fn() -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T, Failure>>,
     {

@@ -88,7 +88,10 @@ impl Pool {
     /// # Errors
     ///
     /// Why there is none. Nothing was sent then.
-    pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Connection>, Failure> {
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, Failure> {
         let size = self.slots.len();
         let begin = if size > 1 {
             self.next.fetch_add(1, Ordering::Relaxed)
@@ -143,7 +146,9 @@ impl Pool {
         let slot = &self.slots[index];
         let seen = slot.attempts.load(Ordering::Acquire);
         let late = || {
-            DWCPError::Timeout("connecting took longer than a request may, with all its tries".into())
+            DWCPError::Timeout(
+                "connecting took longer than a request may, with all its tries".into(),
+            )
         };
         let making = tokio::time::timeout_at(deadline, slot.making.lock()).await;
         let mut last = making.map_err(|_| late())?;

@@ -82,10 +82,8 @@ impl Resume {
     /// What to ask for now.
     pub(super) fn request(&mut self) -> Subscription {
         let mut request = self.asked.clone();
-        if let (
-            Place::Watch(watch),
-            Subscription::Watch { since, store, .. },
-        ) = (&mut self.place, &mut request)
+        if let (Place::Watch(watch), Subscription::Watch { since, store, .. }) =
+            (&mut self.place, &mut request)
         {
             watch.resumed = watch.cursor.is_some();
             watch.probing = watch.cursor.is_none() && !watch.single;
@@ -142,7 +140,14 @@ impl Resume {
     /// Whether the present state of some VMs may be missing: the connection broke among them, and the
     /// node does not send them again to whoever comes with a cursor.
     pub(super) fn lacks_currents(&self) -> bool {
-        matches!(&self.place, Place::Watch(Watch { resumed: true, currents: Some(_), .. }))
+        matches!(
+            &self.place,
+            Place::Watch(Watch {
+                resumed: true,
+                currents: Some(_),
+                ..
+            })
+        )
     }
 
     /// What tells the present state of all VMs it is about.
@@ -213,7 +218,9 @@ impl Watch {
     }
 
     fn lost(&mut self, event: Box<VMEvent>, first: bool) -> Option<Box<VMEvent>> {
-        let next = event.lost.map_or(event.seq.saturating_add(1), |lost| lost.next);
+        let next = event
+            .lost
+            .map_or(event.seq.saturating_add(1), |lost| lost.next);
         self.advance(next.saturating_sub(1));
         if first {
             // The cursor was refused, and the present state follows.
@@ -246,5 +253,140 @@ impl Watch {
     fn advance(&mut self, seq: u64) {
         self.cursor = Some(seq);
         self.store.clone_from(&self.here);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Filters, LostEvents, MigrationState};
+
+    fn watch(vm_id: Option<&str>, since: Option<u64>) -> Resume {
+        Resume::new(Subscription::Watch {
+            vm_id: vm_id.map(str::to_owned),
+            filters: Filters::new(),
+            since,
+            store: None,
+        })
+    }
+
+    fn event(event_type: VMEventType, seq: u64, vm: &str) -> Item {
+        let lost = (event_type == VMEventType::Lost).then_some(LostEvents {
+            count: 1,
+            next: seq + 1,
+        });
+        Item::Event(Box::new(VMEvent {
+            seq,
+            event_type,
+            vm: VM {
+                id: vm.into(),
+                ..VM::default()
+            },
+            lost,
+            ..VMEvent::default()
+        }))
+    }
+
+    fn cursor(resume: &mut Resume) -> (Option<u64>, Option<String>) {
+        match resume.request() {
+            Subscription::Watch { since, store, .. } => (since, store),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn at(seq: u64, store: &str) -> (Option<u64>, Option<String>) {
+        (Some(seq), Some(store.to_owned()))
+    }
+
+    #[test]
+    fn a_watch_of_one_vm_goes_on_behind_what_was_shown() {
+        let mut resume = watch(Some("a"), None);
+        assert_eq!(cursor(&mut resume), (None, None));
+        resume.opened(Some("s".into()));
+        assert!(resume.take(event(VMEventType::Current, 4, "a")).is_some());
+        assert_eq!(cursor(&mut resume), at(4, "s"));
+        assert!(!resume.lacks_currents());
+        resume.opened(Some("s".into()));
+        // A node that says once more how things are, or repeats an event.
+        assert!(resume.take(event(VMEventType::Current, 6, "a")).is_none());
+        assert!(resume.take(event(VMEventType::Started, 4, "a")).is_none());
+        assert!(resume.take(event(VMEventType::Started, 5, "a")).is_some());
+        assert!(!resume.is_complete());
+        assert!(resume.take(event(VMEventType::Destroyed, 6, "a")).is_some());
+        assert!(resume.is_complete());
+    }
+
+    #[test]
+    fn a_cursor_of_the_user_is_bound_to_the_first_store() {
+        let mut resume = watch(None, Some(9));
+        assert_eq!(cursor(&mut resume), (Some(9), None));
+        resume.opened(Some("s".into()));
+        assert_eq!(cursor(&mut resume), at(9, "s"));
+        // Another store, that says nothing before it is gone, changes nothing.
+        resume.opened(Some("t".into()));
+        assert_eq!(cursor(&mut resume), at(9, "s"));
+        resume.opened(Some("t".into()));
+        assert!(resume.take(event(VMEventType::Lost, 2, "")).is_some());
+        assert_eq!(cursor(&mut resume), at(2, "t"));
+    }
+
+    #[test]
+    fn a_watch_of_all_asks_for_its_cursor_and_fetches_what_it_did_not_see() {
+        let mut resume = watch(None, None);
+        assert_eq!(cursor(&mut resume), at(u64::MAX, NO_STORE));
+        resume.opened(Some("s".into()));
+        assert_eq!(cursor(&mut resume), at(u64::MAX, NO_STORE), "nothing came");
+        resume.opened(Some("s".into()));
+        assert!(
+            resume.take(event(VMEventType::Lost, 4, "")).is_none(),
+            "it was provoked"
+        );
+        assert!(resume.take(event(VMEventType::Current, 4, "a")).is_some());
+        assert_eq!(cursor(&mut resume), at(4, "s"));
+        resume.opened(Some("s".into()));
+        assert!(resume.lacks_currents());
+        let vms = ["a", "b"].map(|id| VM {
+            id: id.into(),
+            ..VM::default()
+        });
+        let items = resume.complete(vms.to_vec());
+        let shown: Vec<_> = items
+            .iter()
+            .map(|item| match item {
+                Item::Event(event) => (event.vm.id.as_str(), event.seq),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(shown, [("b", 4)]);
+        assert!(!resume.lacks_currents());
+        // What is lost later is told.
+        assert!(resume.take(event(VMEventType::Updated, 5, "a")).is_some());
+        assert!(resume.take(event(VMEventType::Lost, 9, "")).is_some());
+        assert_eq!(cursor(&mut resume), at(9, "s"));
+    }
+
+    #[test]
+    fn progress_is_not_repeated_and_ends_with_the_last_status() {
+        let mut resume = Resume::new(Subscription::MigrationProgress {
+            migration_id: "m".into(),
+        });
+        let status = |state| {
+            Item::Migration(Box::new(MigrationStatus {
+                state,
+                ..MigrationStatus::default()
+            }))
+        };
+        let running = || status(MigrationState::Running);
+        assert!(resume.take(running()).is_some());
+        assert!(resume.take(running()).is_none());
+        assert!(resume.is_possible() && !resume.is_complete());
+        assert!(resume.take(status(MigrationState::Failed)).is_some());
+        assert!(resume.is_complete());
+    }
+
+    #[test]
+    fn a_console_cannot_be_continued() {
+        let console = Resume::new(Subscription::Console { vm_id: "a".into() });
+        assert!(!console.is_possible() && !console.is_complete());
     }
 }
