@@ -98,8 +98,7 @@
 //! # What it does not do yet
 //!
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
-//! success: snapshots; connecting a client over a network ([`Client::new`]); nodes that listen beyond
-//! this host, and TLS between them; planning a migration, and deciding one by hand; images other than
+//! success: snapshots; nodes that listen beyond this host, and TLS between them; planning a migration, and deciding one by hand; images other than
 //! `dwcp/pulse`, and with them disks, networks and all other devices. What a node has is in memory
 //! and ends with it. A node to which a VM moved is not asked on behalf of who comes to the old one:
 //! the answer is [`Unavailable`](DWCPError::Unavailable), and names it.
@@ -162,8 +161,8 @@ mod wire;
 pub use action::{Action, Item, Outcome, Role, Subscription};
 #[cfg(feature = "client")]
 pub use client::{
-    Client, ClientConfig, Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress,
-    VMClient,
+    Client, ClientConfig, ClientPool, Console, ConsoleWriter, Events, Items, MetricsStream,
+    MigrationProgress, VMClient,
 };
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
