@@ -90,9 +90,9 @@ pub(crate) enum ServerEvent {
     Credit { id: Id },
     /// Typed on the open console stream `id`. [`ServerSession::data_taken`] makes room for more.
     Data { id: Id, bytes: Bytes },
-    /// A node-to-node frame as it came. Answered by [`ServerSession::reply`] with the frame's id, or by
-    /// taking the connection over ([`ServerSession::into_rest`]); nothing else is read before. The
-    /// application checks the role.
+    /// A node-to-node frame as it came, and the application checks the role. [`ServerSession::reply`]
+    /// with the frame's id refuses it, or accepts it; then the connection is the hand-over's
+    /// ([`ServerSession::into_rest`]). Nothing else is read before.
     Peer { frame: Frame },
     /// The last event: all is answered after the peer's half-close, or the session is over for this
     /// reason. What is in flight has no answer any more. Send what waits, half-close, drain, close.

@@ -5,11 +5,12 @@ use bytes::Bytes;
 use super::super::live::{Call, Entry, Stream, Typing};
 use super::super::{Id, PING_PAYLOAD_MAX};
 use super::{Phase, ServerEvent, ServerSession};
-use crate::action::{Action, Subscription};
+use crate::action::Subscription;
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::{FrameRef, FrameType, Head};
 use crate::wire::message::{
-    Profile, Reply, Request, decode_credit, encode_base_error, encode_base_refusal, encode_error,
+    Profile, Reply, Request, Style, decode_credit, encode_base_error, encode_base_refusal,
+    encode_error,
 };
 
 impl ServerSession {
@@ -142,8 +143,11 @@ impl ServerSession {
                 }
                 let call = Entry::Call(Call {
                     timestamp: frame.head.timestamp,
-                    reply: Reply::of(&action),
-                    create: matches!(action, Action::Create { .. }),
+                    style: match self.profile {
+                        Profile::Base => Style::base(&action, frame.head.timestamp),
+                        Profile::Extended => Style::Extended,
+                    },
+                    parsed: is_parsed(Reply::of(&action)),
                     read_only: action.is_read_only(),
                     cancelled: false,
                     request_bytes: frame.payload.len(),
@@ -283,5 +287,19 @@ impl ServerSession {
                 bytes: Bytes::copy_from_slice(payload),
             });
         }
+    }
+}
+
+/// Whether clients of the base profile parse an answer of this kind, so that an error must be no JSON.
+const fn is_parsed(reply: Reply) -> bool {
+    match reply {
+        Reply::VM
+        | Reply::VMs
+        | Reply::Metrics
+        | Reply::Migration
+        | Reply::Snapshot
+        | Reply::Snapshots => true,
+        // The rest is empty, or not of that profile.
+        _ => false,
     }
 }
