@@ -155,7 +155,7 @@ pub(crate) struct ServerSession {
     frame_limit: Limit,
     /// For a peer that has too much to read.
     stall_limit: Limit,
-    /// What waited to be sent when that limit began.
+    /// What waited to be sent when last looked at.
     stalled_at: usize,
     keep_alive: KeepAlive,
 }
@@ -290,7 +290,7 @@ impl ServerSession {
 
     /// Whether nothing is being answered.
     pub(crate) fn is_idle(&self) -> bool {
-        self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. })
+        self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. } | Phase::Peer)
     }
 
     pub(crate) fn profile(&self) -> Profile {
@@ -378,13 +378,13 @@ impl ServerSession {
         }
         let incomplete = self.reader.buffered() > 0 && self.reads() && !self.unread;
         self.frame_limit.set(incomplete);
-        if self.out.len() < self.stalled_at {
+        if self.out.len() < self.stalled_at && self.stall_limit != Limit::Off {
+            // Whoever reads is there, although what it sends is not read meanwhile.
             self.stall_limit = Limit::Off;
+            self.keep_alive.answered();
         }
         self.stall_limit.set(self.out.is_full());
-        if self.stall_limit == Limit::Beginning {
-            self.stalled_at = self.out.len();
-        }
+        self.stalled_at = self.out.len();
         if self.ended && !self.unread {
             for id in self.live.cancel_streams() {
                 self.events.push_back(ServerEvent::Cancel { id });

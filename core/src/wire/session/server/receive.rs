@@ -102,19 +102,16 @@ impl ServerSession {
         if self.live.contains(head.id) {
             return self.live_again(head.id);
         }
+        let request = Request::decode(head.frame_type, frame.payload, self.profile);
         // An extended peer could not tell the answer from an error that concerns the connection.
         if head.id.is_empty()
             && self.profile == Profile::Extended
-            && head.frame_type != FrameType::Migration
+            && !matches!(request, Ok(Request::Peer))
         {
             let nameless = DWCPError::Protocol("the peer sent a request without an id".into());
             return self.violation(None, nameless);
         }
-        let served = match &self.going_away {
-            Some(why) => Err(DWCPError::Unavailable(why.clone())),
-            None => Request::decode(head.frame_type, frame.payload, self.profile)
-                .and_then(|request| self.serve(frame, request)),
-        };
+        let served = request.and_then(|request| self.serve(frame, request));
         if let Err(error) = served {
             self.refuse_request(head, frame.payload, &error);
         }
@@ -132,6 +129,12 @@ impl ServerSession {
     ///
     /// Why it is not served; then its id is free again.
     fn serve(&mut self, frame: FrameRef<'_>, request: Request) -> Result<()> {
+        // What nodes say to each other belongs to migrations that run.
+        if let Some(why) = &self.going_away
+            && !matches!(request, Request::Peer)
+        {
+            return Err(DWCPError::Unavailable(why.clone()));
+        }
         let id = Id::from(frame.head.id);
         match request {
             Request::Call { action, deadline } => {

@@ -211,6 +211,24 @@ fn who_does_not_read_is_not_read() {
 }
 
 #[test]
+fn who_reads_slowly_is_there() {
+    let mut raw = Raw::extended();
+    raw.send(FrameType::Vm, "1", r#"{"operation":"list"}"#);
+    assert_eq!(raw.events().len(), 1);
+    let vms = vec![crate::model::VM::default(); 500];
+    raw.server.reply(&id("1"), Ok(&Outcome::VMs(vms)));
+    assert!(raw.server.outbound() > 200 << 10);
+    for _ in 0..50 {
+        raw.pass(Duration::from_secs(25));
+        raw.server.transmit().advance(1000);
+        assert_eq!(raw.event(), None);
+    }
+    assert!(!raw.server.wants_input(), "there is less than expected");
+    raw.pass(Duration::from_secs(61));
+    assert!(matches!(raw.closed(), Some(DWCPError::ResourceLimit(_))));
+}
+
+#[test]
 fn answers_that_change_nothing_are_not_piled_up() {
     let mut raw = Raw::new(ServerConfig {
         max_frame: 100 << 10,
