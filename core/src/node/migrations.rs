@@ -8,7 +8,6 @@ mod arrival;
 mod book;
 mod departure;
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +19,11 @@ use super::registry::VmEntry;
 use crate::action::{Action, Item};
 use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
-use crate::migration::{Greeting, Incoming, Progress};
-use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost};
+use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress};
+use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp};
+use crate::transport::Blocking;
+use crate::wire::frame::{Frame, FrameType};
+use crate::wire::message::encode_error;
 
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -45,14 +47,18 @@ pub(super) async fn migrate(
 
 /// What this version can be asked for. Permissions may go unused; what is promised and cannot be
 /// kept is refused by its name.
-fn check_promises(options: &MigrationOptions) -> Result<()> {
+fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
     let refused = |what: &str| {
         Err(DWCPError::Unsupported(format!(
             "{what}, which is not built yet"
         )))
     };
-    if options.encrypt_transport {
-        return refused("encrypt_transport: set it to false; true asks for TLS between nodes");
+    if options.encrypt_transport && !shared.dials_with_tls() {
+        return Err(DWCPError::Unsupported(
+            "encrypt_transport: this node was started without TLS; start it with a certificate, or \
+             set the option to false"
+                .into(),
+        ));
     }
     if options.offline {
         return refused("offline: true asks to move a VM that is stopped");
@@ -179,7 +185,7 @@ async fn is_over(progress: &Progress) {
 }
 
 /// A peer opened a connection. Blocks for moments only.
-pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStream) -> Result<()> {
+pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking) -> Result<()> {
     match greeting {
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),
@@ -204,26 +210,15 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStrea
     }
 }
 
-/// The address of a peer.
-async fn address_of(shared: &Shared, node: &str) -> Result<SocketAddr> {
-    let peers = shared.peers();
-    let Some(address) = peers.get(node) else {
-        let known: Vec<_> = peers.keys().map(String::as_str).collect();
-        let known = if known.is_empty() {
-            "it has none".to_owned()
-        } else {
-            format!("they are {}", known.join(", "))
-        };
-        return Err(DWCPError::NotFound(format!(
-            "target_node: `{node}` is not among the peers of this node; {known}"
-        )));
+/// An error as a frame of the extended profile, which answers no request in particular.
+fn error_frame(error: &DWCPError) -> Result<Vec<u8>> {
+    let frame = Frame {
+        frame_type: FrameType::Error,
+        timestamp: u64::try_from(Timestamp::now().as_unix_micros() / 1000).unwrap_or(0),
+        id: String::new(),
+        payload: encode_error(error, ""),
     };
-    let mut found = tokio::net::lookup_host(address.as_str())
-        .await
-        .map_err(|e| DWCPError::Connection(format!("the address of {node}, `{address}`: {e}")))?;
-    found.next().ok_or_else(|| {
-        DWCPError::Connection(format!("the address of {node}, `{address}`: there is none"))
-    })
+    frame.encode(FRAME_MAX)
 }
 
 /// Joins the threads of migrations that have been told to end.

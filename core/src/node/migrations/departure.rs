@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::super::Shared;
 use super::super::registry::Departure;
 use super::book::Job;
-use super::{address_of, check_promises};
+use super::check_promises;
 use crate::error::{DWCPError, Result};
 use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
 use crate::model::{
@@ -22,13 +22,13 @@ pub(super) async fn begin(
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, &vm)?;
-    check_promises(&options)?;
+    check_promises(shared, &options)?;
     if target == shared.name {
         return Err(DWCPError::InvalidOperation(format!(
             "target_node: VM {vm_id} is on {target} already"
         )));
     }
-    let address = address_of(shared, target).await?;
+    let dial = shared.dial(target)?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
@@ -80,7 +80,7 @@ pub(super) async fn begin(
         machine: running.machine,
         offer: Offer::new((*before).clone(), guest, channels, is_running),
         options,
-        address,
+        dial,
         node_uuid: shared.uuid.clone(),
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
