@@ -1,0 +1,246 @@
+//! Every code of the protocol's table, brought about through a socket.
+
+use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use dwcp::{ErrorCode, NodeLimits, VMEventType};
+use serde_json::{Value, json};
+
+use super::support::raw::{Raw, kind, request};
+use super::support::{config, wait, with};
+use super::{ADMIN, NOBODY, OPERATOR, PEER, Target, VIEWER, is_error};
+
+fn vm(operation: &str, id: &str) -> Value {
+    json!({"operation": operation, "vm_id": id})
+}
+
+fn create(name: &str) -> Value {
+    json!({"operation": "create", "request": {"config": {
+        "name": name, "memory": 32 << 20, "cpus": 1,
+    }}})
+}
+
+/// Codes whose request is one frame, and whose answer is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_code_of_the_table_is_reached_and_changes_nothing() {
+    let mut limits = NodeLimits::default();
+    limits.max_vms = 2;
+    let target = Target::with(|node| node.limits(limits)).await;
+    let (runs, rests) = (&target.running.id, &target.stopped.id);
+    let before = target.state().await;
+    let mut seen = BTreeSet::new();
+
+    let move_to = |node: &str| {
+        let options = json!({"encrypt_transport": false, "compression": false});
+        json!({"vm_id": runs, "target_node": node, "options": options})
+    };
+    let status = json!({"operation": "status", "migration_id": NOBODY});
+    let rows = [
+        (VIEWER, kind::VM, json!({"operation": "fly"}), 0x1001, "fly"),
+        (VIEWER, kind::VM, vm("get", NOBODY), 0x1002, NOBODY),
+        (OPERATOR, kind::VM, vm("destroy", NOBODY), 0x1002, NOBODY),
+        (OPERATOR, kind::VM, create("third"), 0x1003, "max_vms"),
+        (OPERATOR, kind::VM, vm("start", runs), 0x1005, "running"),
+        (OPERATOR, kind::VM, vm("destroy", runs), 0x1005, "running"),
+        (OPERATOR, kind::VM, vm("pause", rests), 0x1005, "stopped"),
+        (OPERATOR, kind::VM, vm("stop", rests), 0x1005, "stopped"),
+        (
+            VIEWER,
+            kind::METRICS,
+            json!({"vm_id": rests}),
+            0x1005,
+            "stopped",
+        ),
+        (
+            OPERATOR,
+            kind::MIGRATION,
+            move_to("node-01"),
+            0x1005,
+            "node-01",
+        ),
+        (OPERATOR, kind::VM, create("a b"), 0x1008, "name"),
+        (
+            OPERATOR,
+            kind::MIGRATION,
+            move_to("no-such-node"),
+            0x100b,
+            "no-such-node",
+        ),
+        (VIEWER, kind::MIGRATION, status, 0x100b, NOBODY),
+        (VIEWER, kind::VM, vm("start", rests), 0x100e, "operator"),
+    ];
+    for (key, kind, payload, code, says) in rows {
+        // A base client gets the same error, in the form that it expects.
+        let base = Raw::base(&target.address, Some(key)).call(kind, &payload);
+        is_error(&base, code, says);
+        let extended = Raw::extended(&target.address, Some(key)).call(kind, &payload);
+        is_error(&extended, code, says);
+        assert_eq!(extended.kind, kind::ERROR);
+        let error = extended.json();
+        let known = ErrorCode::from_number(code).unwrap();
+        assert_eq!(error["name"], known.name(), "{error}");
+        assert_eq!(error["retryable"], known.is_retryable(), "{error}");
+        assert_eq!(error["request"], extended.id, "{error}");
+        assert!(error["details"].is_object(), "{error}");
+        seen.insert(code);
+    }
+    let tpm =
+        json!({"operation": "create", "request": {"config": {"name": "x", "enable_tpm": true}}});
+    let mut raw = Raw::extended(&target.address, Some(OPERATOR));
+    is_error(&raw.call(kind::VM, &tpm), 0x1009, "enable_tpm");
+    seen.insert(0x1009);
+
+    // A wrong key.
+    let mut raw = Raw::connect(&target.address);
+    let answer = raw.call(
+        kind::AUTH,
+        &super::support::raw::extended_auth(Some("not-the-key-at-all")),
+    );
+    assert_eq!(answer.json()["success"], false, "{answer:?}");
+    is_error(&answer, 0x1000, "key");
+    assert_eq!(raw.rest(), []);
+    seen.insert(0x1000);
+
+    // A stream that its receiver takes back.
+    let mut raw = Raw::extended(&target.address, Some(VIEWER));
+    let id = raw.ask(kind::STREAM, &json!({"operation": "watch", "credit": 0}));
+    assert_eq!(raw.next().kind, kind::OK);
+    raw.send(&request(kind::CANCEL, &id, &json!({})));
+    let end = raw.next();
+    assert_eq!(end.id, id);
+    is_error(&end, 0x100d, "");
+    seen.insert(0x100d);
+
+    assert_eq!(target.state().await, before);
+
+    // Those that need more than a request have tests of their own below.
+    let elsewhere = BTreeSet::from([0x1004, 0x1006, 0x1007, 0x100a, 0x100c, 0x10ff]);
+    assert!(seen.is_disjoint(&elsewhere));
+    let all: BTreeSet<u32> = ErrorCode::ALL.iter().map(|code| code.number()).collect();
+    assert_eq!(&seen | &elsewhere, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeout_says_so_and_leaves_the_others_alone() {
+    let target = Target::start().await;
+    let before = target.state().await;
+    let vms = target.vms();
+    // It looks for commands once in a second only.
+    let slow = with(config("slow"), &[("beat-hz", "1")]);
+    let slow = vms.create(slow).await.unwrap();
+    let mut events = vms.watch(&slow.id).await.unwrap();
+    let mut raw = Raw::extended(&target.address, Some(OPERATOR));
+    let stop = json!({"operation": "stop", "vm_id": slow.id, "timeout": "1ns"});
+    loop {
+        vms.start(&slow.id).await.unwrap();
+        wait(&mut events, |event| event.event_type == VMEventType::Guest).await;
+        let answer = raw.call(kind::VM, &stop);
+        // It may have looked at that very moment.
+        if answer.kind == kind::ERROR {
+            is_error(&answer, 0x1006, &slow.id);
+            assert_eq!(answer.json()["retryable"], true);
+            break;
+        }
+    }
+    vms.stop(&slow.id, true).await.unwrap_or(());
+    // It was asked, and may have been as fast.
+    wait(&mut events, |event| {
+        event.vm.state == dwcp::VMState::Stopped
+    })
+    .await;
+    vms.destroy(&slow.id).await.unwrap();
+    assert_eq!(target.state().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_drains_says_unavailable() {
+    let target = Target::start().await;
+    let mut known = Raw::extended(&target.address, Some(OPERATOR));
+    target.node.drain();
+    let before = target.state().await;
+    let mut base = Raw::base(&target.address, Some(OPERATOR));
+    for raw in [&mut known, &mut base] {
+        for payload in [create("late"), vm("start", &target.stopped.id)] {
+            let answer = raw.call(kind::VM, &payload);
+            assert_ne!(answer.kind, kind::GOAWAY, "draining, not shutting down");
+            is_error(&answer, 0x100c, "");
+        }
+        // What changes nothing is still answered.
+        let answer = raw.call(kind::VM, &vm("get", &target.stopped.id));
+        assert_eq!(answer.error(), None, "{answer:?}");
+    }
+    assert_eq!(target.state().await, before);
+}
+
+/// What one peer sends to another, caught on its way: a real offer of a VM.
+fn catch_offer(target: &Target) -> Value {
+    let trap = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = trap.local_addr().unwrap().to_string();
+    let added = target
+        .node
+        .add_peer_with_credential("trap", &address, "the-key-of-the-trap");
+    added.unwrap();
+    let options = json!({"encrypt_transport": false, "compression": false});
+    let migrate = json!({"vm_id": target.running.id, "target_node": "trap", "options": options});
+    let mut raw = Raw::extended(&target.address, Some(OPERATOR));
+    let started = raw.call(kind::MIGRATION, &migrate);
+    assert_eq!(started.kind, kind::OK, "{}", started.text());
+    let mut caught = Raw::over(accept(&trap));
+    loop {
+        let frame = caught.next();
+        match frame.kind {
+            kind::AUTH => {
+                let reply = json!({"success": true, "message": "", "features": ["x3.1"]});
+                caught.send(&request(kind::VM, &frame.id, &reply));
+            }
+            kind::MIGRATION => return frame.json(),
+            _ => panic!("{frame:?}"),
+        }
+    }
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.accept().unwrap().0
+}
+
+/// The two codes that only peers bring about: an offer of a VM that is here already, and one that
+/// nobody can make sense of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_refused_what_does_not_fit() {
+    let target = Target::start().await;
+    let vms = target.vms();
+    let mut events = vms.watch(&target.running.id).await.unwrap();
+    let offer = catch_offer(&target);
+    // The trap was closed, and the VM stays and runs.
+    wait(&mut events, |event| {
+        event.event_type == VMEventType::MigrationFailed
+    })
+    .await;
+    assert_eq!(
+        vms.get(&target.running.id).await.unwrap().state,
+        dwcp::VMState::Running
+    );
+    let before = target.state().await;
+
+    let answers = |message: &Value| {
+        let mut raw = Raw::extended(&target.address, Some(PEER));
+        raw.send(&request(kind::MIGRATION, "m", message));
+        // A peer that says nothing more has nothing to wait for.
+        raw.half_close();
+        raw.rest()
+    };
+    let mut again = offer.clone();
+    again["session"] = json!("00000000-0000-4000-8000-000000000001");
+    again["epoch"] = json!(1_000_000);
+    println!("{again}");
+    println!("{:?}", answers(&again));
+    let mut nonsense = again.clone();
+    nonsense["body"] = json!({"mood": "bad"});
+    println!("{:?}", answers(&nonsense));
+    println!("{:?}", answers(&json!({"epoch": "one"})));
+    println!("{:?}", answers(&json!({"epoch": 1})));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(target.state().await, before);
+    let _ = ADMIN;
+}
