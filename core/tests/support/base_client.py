@@ -481,9 +481,9 @@ def errors(connection):
     restore = {"operation": RESTORE, "vm_id": nobody, "snapshot_id": nobody}
     connection.object_error(SNAPSHOT, restore, 0x1002, "vm_not_found")
 
-    def refused(code, name, says, **fields):
+    def refused(code, kind, says, **fields):
         wanted = {"operation": CREATE, "request": {"config": {**config("x"), **fields}}}
-        connection.text_error(VM, wanted, code, name, says)
+        connection.text_error(VM, wanted, code, kind, says)
 
     refused("0x1008", "invalid_config", "name", name="not a name")
     refused("0x1008", "invalid_config", "memory", memory=1)
