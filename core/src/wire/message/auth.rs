@@ -259,6 +259,20 @@ mod tests {
     }
 
     #[test]
+    fn what_our_client_says_survives() {
+        let auth = AuthRequest {
+            features: vec![super::super::EXTENDED.into()],
+            client: Some(crate::wire::message::ClientName {
+                name: "dwcp".into(),
+                version: "3.0.0".into(),
+            }),
+            ..AuthRequest::default()
+        };
+        assert!(auth.wants_extended());
+        assert_eq!(AuthRequest::decode(&auth.encode().unwrap()), Ok(auth));
+    }
+
+    #[test]
     fn a_base_reply_says_nothing_else() {
         let reply = AuthReply {
             success: true,

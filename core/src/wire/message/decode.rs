@@ -84,39 +84,71 @@ pub(super) struct Operation {
     extended: bool,
 }
 
-/// One row for each operation, the base ones first.
-macro_rules! operations {
-    ($( $name:literal $(= $number:literal)? $($extended:ident)?, )+) => {
-        &[$( Operation {
-            number: 0 $( + $number )?,
-            name: $name,
-            extended: operations!(@ $($extended)?),
-        }, )+]
-    };
-    (@) => { false };
-    (@ extended) => { true };
+const fn base(number: u64, name: &'static str) -> Operation {
+    Operation {
+        number,
+        name,
+        extended: false,
+    }
 }
+
+const fn extended(name: &'static str) -> Operation {
+    Operation {
+        number: 0,
+        name,
+        extended: true,
+    }
+}
+
+const VM: &[Operation] = &[
+    base(16, "create"),
+    base(17, "start"),
+    base(18, "stop"),
+    base(19, "destroy"),
+    base(20, "get"),
+    base(0, "list"),
+    extended("pause"),
+    extended("resume"),
+    extended("reset"),
+    extended("update"),
+    extended("guest_report"),
+    extended("verify"),
+    extended("console_write"),
+];
+const MIGRATION: &[Operation] = &[
+    base(0, "migrate"),
+    base(0, "status"),
+    extended("cancel"),
+    extended("list"),
+    extended("plan"),
+    extended("resolve"),
+];
+const SNAPSHOT: &[Operation] = &[
+    base(0, "create"),
+    base(0, "list"),
+    base(0, "delete"),
+    base(23, "restore"),
+];
+const METRICS: &[Operation] = &[base(0, "get")];
+const HEALTH: &[Operation] = &[base(0, "check")];
+const CONFIG: &[Operation] = &[base(0, "node"), base(0, "get")];
+const STREAM: &[Operation] = &[
+    extended("watch"),
+    extended("stream_metrics"),
+    extended("migration_progress"),
+    extended("console"),
+];
 
 /// The operations of a type of frame; none where it is no request.
 const fn operations(frame_type: FrameType) -> &'static [Operation] {
     match frame_type {
-        FrameType::Vm => operations! {
-            "create" = 16, "start" = 17, "stop" = 18, "destroy" = 19, "get" = 20, "list",
-            "pause" extended, "resume" extended, "reset" extended, "update" extended,
-            "guest_report" extended, "verify" extended, "console_write" extended,
-        },
-        FrameType::Migration => operations! {
-            "migrate", "status",
-            "cancel" extended, "list" extended, "plan" extended, "resolve" extended,
-        },
-        FrameType::Snapshot => operations! { "create", "list", "delete", "restore" = 23, },
-        FrameType::Metrics => operations! { "get", },
-        FrameType::Health => operations! { "check", },
-        FrameType::Config => operations! { "node", "get", },
-        FrameType::Stream => operations! {
-            "watch" extended, "stream_metrics" extended, "migration_progress" extended,
-            "console" extended,
-        },
+        FrameType::Vm => VM,
+        FrameType::Migration => MIGRATION,
+        FrameType::Snapshot => SNAPSHOT,
+        FrameType::Metrics => METRICS,
+        FrameType::Health => HEALTH,
+        FrameType::Config => CONFIG,
+        FrameType::Stream => STREAM,
         _ => &[],
     }
 }
@@ -322,4 +354,12 @@ fn subscription(operation: &str, fields: &mut Fields) -> Result<Subscription> {
 /// The error for a row of the table that nothing here reads; a test holds that there is none.
 fn not_read(operation: &str) -> DWCPError {
     DWCPError::Internal(format!("operation: {operation} is not read"))
+}
+
+/// The names of the operations of a type of frame.
+#[cfg(test)]
+pub(super) fn names(frame_type: FrameType) -> impl Iterator<Item = &'static str> {
+    operations(frame_type)
+        .iter()
+        .map(|operation| operation.name)
 }
