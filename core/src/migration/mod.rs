@@ -28,7 +28,7 @@ mod tests;
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };
-pub(crate) use link::{Attach, Envelope, FRAME_MAX, Greeting};
+pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
 pub(crate) use offer::Offer;
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};

@@ -91,8 +91,8 @@ async fn greet(shared: &Arc<Shared>, mut stream: TcpStream) -> Result<()> {
             stream.set_nonblocking(false)?;
             let shared = Arc::clone(shared);
             let runtime = shared.runtime.clone();
-            let handed =
-                runtime.spawn_blocking(move || migrations::greeted(&shared, greeting, stream));
+            let handed = runtime
+                .spawn_blocking(move || migrations::greeted(&shared, greeting, stream.into()));
             handed
                 .await
                 .map_err(|e| DWCPError::Internal(format!("a task of the node: {e}")))?

@@ -8,7 +8,7 @@ mod arrival;
 mod book;
 mod departure;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
 use crate::migration::{Greeting, Incoming, Progress};
 use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost};
+use crate::transport::Blocking;
 
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -179,7 +180,7 @@ async fn is_over(progress: &Progress) {
 }
 
 /// A peer opened a connection. Blocks for moments only.
-pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStream) -> Result<()> {
+pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking) -> Result<()> {
     match greeting {
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),

@@ -1,6 +1,6 @@
 //! A VM that comes.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::Shared;
@@ -12,13 +12,14 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
 use crate::machine::Machine;
 use crate::migration::{
-    Arriving, Attach, DestinationHost, DestinationOutcome, Envelope, Incoming, Offer, Verdict,
-    accept_channel, answer_about, is_offer,
+    Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Offer,
+    Verdict, accept_channel, answer_about, is_offer,
 };
 use crate::model::{VMEventType, VMState};
+use crate::transport::Blocking;
 
 /// A peer offers a VM, or asks about one whose migration nobody here drives any more.
-pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: TcpStream) -> Result<()> {
+pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> Result<()> {
     let migration = first.message.session.clone();
     if !is_offer(&first) {
         let verdict = shared.migrations.verdict(&migration);
@@ -45,7 +46,7 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: TcpStream) ->
 }
 
 /// A bulk channel.
-pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: TcpStream) -> Result<()> {
+pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: Blocking) -> Result<()> {
     let spare = stream.try_clone()?;
     let attached = incoming.attach(request, stream, accept_channel);
     if let Err(error) = &attached {
@@ -55,7 +56,7 @@ pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: TcpStream) -
 }
 
 /// Tells a peer why its connection is not served, and closes it.
-pub(super) fn refuse(mut stream: TcpStream, error: &DWCPError) -> Result<()> {
+pub(super) fn refuse(mut stream: Blocking, error: &DWCPError) -> Result<()> {
     use std::io::Write;
     stream.write_all(&error_frame(error)?)?;
     Ok(())
@@ -201,8 +202,8 @@ impl DestinationHost for Guest {
         self.shared.migrations.remove_incoming(&self.migration);
     }
 
-    fn source_address(&self, source_node: &str) -> Option<SocketAddr> {
+    fn source_address(&self, source_node: &str) -> Option<Dial> {
         let address = self.shared.peers().remove(source_node)?;
-        address.to_socket_addrs().ok()?.next()
+        address.to_socket_addrs().ok()?.next().map(Dial::from)
     }
 }

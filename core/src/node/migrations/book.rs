@@ -2,13 +2,13 @@
 //! rules ask to be made durable. In memory in this version; the store will take the same calls.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::once::Once;
 use crate::error::{DWCPError, Result};
 use crate::migration::{Envelope, Incoming, Outgoing, Progress, Record, Verdict};
 use crate::model::MigrationOptions;
+use crate::transport::Blocking;
 
 /// Migrations that are over and remembered. Older ones are forgotten first.
 const REMEMBERED_MAX: usize = 1024;
@@ -38,7 +38,7 @@ impl Job {
     }
 
     /// Hands over a control connection that the peer opened.
-    pub(super) fn adopt(&self, stream: TcpStream, first: Envelope) {
+    pub(super) fn adopt(&self, stream: Blocking, first: Envelope) {
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.adopt(stream, first);
         }

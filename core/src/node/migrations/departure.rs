@@ -80,7 +80,7 @@ pub(super) async fn begin(
         machine: running.machine,
         offer: Offer::new((*before).clone(), guest, channels, is_running),
         options,
-        address,
+        dial: address.into(),
         node_uuid: shared.uuid.clone(),
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
