@@ -140,6 +140,8 @@ mod migration;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod node;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod snapshot;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod wire;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};

@@ -13,6 +13,7 @@ use super::listener;
 use super::migrations::Migrations;
 use super::once::Once;
 use super::registry::Registry;
+use super::snapshots::Snapshots;
 use super::{Node, Owner, Shared};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
@@ -79,8 +80,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Where the node keeps what outlives it. In this version nothing does: all state is in memory,
-    /// and the directory is not touched.
+    /// Where the node keeps what outlives it: snapshots, below `snapshots/`, which without a directory
+    /// cannot be taken. It is made when it is needed, and belongs to one node at a time. All other state
+    /// is in memory in this version.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
         self
@@ -157,6 +159,11 @@ impl NodeBuilder {
     /// Starts the node with whatever makes its VMs.
     pub(super) async fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
+        let data_dir = self.data_dir.clone();
+        let snapshots = Handle::current()
+            .spawn_blocking(move || Snapshots::open(data_dir.as_deref()))
+            .await
+            .map_err(|error| super::broken(&error))??;
         let listeners = listener::bind(&self.listen).await?;
         let shared = Arc::new(Shared {
             registry: Registry::new(&self.name, limits, self.event_ring),
@@ -174,6 +181,7 @@ impl NodeBuilder {
             peers: RwLock::new(self.peers),
             migrations: Migrations::default(),
             data_dir: self.data_dir,
+            snapshots,
             default_image: self.default_image,
             created: Once::default(),
             address: OnceLock::new(),

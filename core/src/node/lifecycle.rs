@@ -15,6 +15,7 @@ use super::metrics::Sample;
 use super::migrations;
 use super::registry::{Change, Running, VmEntry, closed};
 use super::run::Run;
+use super::snapshots;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{HostFacts, Hypervisor};
@@ -27,9 +28,9 @@ use crate::model::{StopOptions, VM, VMConfig, VMEventType, VMState, new_uuid};
 const THREAD_NAME_LEN: usize = 7;
 
 /// A VM whose life nothing else changes meanwhile.
-struct Held {
-    entry: Arc<VmEntry>,
-    vm: Arc<VM>,
+pub(super) struct Held {
+    pub(super) entry: Arc<VmEntry>,
+    pub(super) vm: Arc<VM>,
     _guard: OwnedMutexGuard<()>,
 }
 
@@ -222,7 +223,8 @@ impl Shared {
     /// Removes a VM.
     pub(super) async fn destroy(self: &Arc<Self>, action: Action) -> Result<()> {
         self.release_from_migration(&action).await?;
-        let _held = self.hold(&action).await?;
+        let held = self.hold(&action).await?;
+        snapshots::delete_all(self, &held.vm.id).await?;
         self.registry.destroy(&action)
     }
 
@@ -291,7 +293,7 @@ impl Shared {
     }
 
     /// Waits for the VM's lifecycle lock, and looks before and after.
-    async fn hold(self: &Arc<Self>, action: &Action) -> Result<Held> {
+    pub(super) async fn hold(self: &Arc<Self>, action: &Action) -> Result<Held> {
         let (entry, _) = self.registry.find_legal(action)?;
         let guard = entry.lock().await;
         self.settle(&entry).await?;

@@ -3,7 +3,7 @@
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
-//! `migrations` moves VMs, and
+//! `migrations` moves VMs, `snapshots` keeps what they were, and
 //! `listener` lets peers in that move VMs here. `service` is the door: every request comes in as an `Action`.
 //!
 //! State is in memory in this version: a node that ends takes its VMs with it.
@@ -22,6 +22,7 @@ mod once;
 mod registry;
 mod run;
 mod service;
+mod snapshots;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use self::migrations::Migrations;
 use self::once::Once;
 use self::registry::Registry;
 use self::service::Local;
+use self::snapshots::Snapshots;
 use crate::action::Action;
 use crate::client::Client;
 use crate::error::{DWCPError, Result};
@@ -110,6 +112,8 @@ pub(crate) struct Shared {
     migrations: Migrations,
     #[expect(dead_code, reason = "for the store, which is not built yet")]
     data_dir: Option<PathBuf>,
+    /// Snapshots of its VMs.
+    snapshots: Snapshots,
     default_image: String,
     /// VMs that were created with an idempotency key.
     created: Once<VMConfig, Arc<VM>>,

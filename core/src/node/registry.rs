@@ -815,6 +815,7 @@ fn legal(action: &Action, record: &Record) -> Result<()> {
 }
 
 mod handover;
+mod restore;
 
 pub(super) use self::handover::Departure;
 #[cfg(test)]
