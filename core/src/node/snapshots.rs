@@ -6,6 +6,8 @@
 //! none of it.
 
 mod book;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

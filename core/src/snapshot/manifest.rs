@@ -68,19 +68,23 @@ pub(super) struct Files {
     pub(super) memory: u64,
 }
 
-/// Length and CRC-32C of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Length and digest of a file. Not its CRC: the files end in one, so that of the whole file, with its
+/// end, is the same for all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Digest {
     pub(super) length: u64,
-    pub(super) crc32c: u32,
+    /// SHA-256 in hexadecimal digits.
+    pub(super) sha256: String,
 }
 
 impl Digest {
     pub(super) fn of(bytes: &[u8]) -> Digest {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(bytes);
         Digest {
             length: bytes.len() as u64,
-            crc32c: crc32c::crc32c(bytes),
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         }
     }
 
@@ -97,8 +101,10 @@ impl Digest {
                 found.length, self.length
             )));
         }
-        if found.crc32c != self.crc32c {
-            return Err(DWCPError::Snapshot("its checksum does not match".into()));
+        if found.sha256 != self.sha256 {
+            return Err(DWCPError::Snapshot(
+                "its digest is not that in snapshot.json".into(),
+            ));
         }
         Ok(())
     }
@@ -231,7 +237,7 @@ mod tests {
         let config = VMConfig::builder()
             .name("web")
             .memory(32 << 20)
-            .label("env", "prod \" ,\n  \"crc32c\": \"")
+            .label("env", "prod\",  \"crc32c\": \"")
             .build()
             .unwrap();
         let mut vm = VM::new("vm-1", "node-01", config);

@@ -246,10 +246,9 @@ fn files_of_another_snapshot_are_refused() {
     let sim = Sim::new();
     let place = Place::new();
     let source = running(&sim);
-    let (one, other) = (
-        place.take(&source, VMState::Running),
-        place.take(&source, VMState::Running),
-    );
+    let one = place.take(&source, VMState::Running);
+    goes_on(&source);
+    let other = place.take(&source, VMState::Running);
     for file in [MANIFEST, STATE, INDEX, MEMORY] {
         let path = place.path(&one, file);
         let good = fs::read(&path).unwrap();
@@ -388,15 +387,15 @@ fn a_scan_finds_the_whole_names_the_damaged_and_removes_rests() {
         place.take(&machine, VMState::Paused),
         place.take(&machine, VMState::Paused),
     );
-    let file = fs::OpenOptions::new().write(true);
-    let file = file.clone().open(place.path(&bad, MANIFEST)).unwrap();
+    let manifest = place.path(&bad, MANIFEST);
+    let file = fs::OpenOptions::new().write(true).open(manifest).unwrap();
     file.write_all_at(b"x", 9).unwrap();
     for rest in [".new-1", ".gone-2"] {
         fs::create_dir(place.path(rest, "")).unwrap();
         fs::write(place.path(rest, MEMORY), "rest").unwrap();
     }
     // Somebody else's.
-    fs::write(place.path("README", ""), "").unwrap_err();
+    fs::write(place.dir.path().join("snapshots/README"), "").unwrap();
     fs::create_dir(place.path("lost+found", "")).unwrap();
     let mut found = place.root.scan().unwrap();
     found.sort_by_key(|one| matches!(one, Found::Damaged { .. }));
@@ -410,7 +409,7 @@ fn a_scan_finds_the_whole_names_the_damaged_and_removes_rests() {
     }
     let mut names = place.names();
     names.sort();
-    let mut expected = vec![good.clone(), bad, "lost+found".into()];
+    let mut expected = vec![good.clone(), bad, "lost+found".into(), "README".into()];
     expected.sort();
     assert_eq!(names, expected);
 
