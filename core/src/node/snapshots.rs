@@ -16,12 +16,53 @@ pub(super) use self::book::Snapshots;
 use super::Shared;
 use super::lifecycle::{Held, machine_of};
 use super::metrics::Sample;
-use super::registry::{Change, Phase, Running, closed};
+use super::registry::{Change, Phase, Running, VmEntry, closed};
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
 use crate::model::{Snapshot, SnapshotOptions, VM, VMEventType, VMState, new_uuid};
 use crate::snapshot::{Manifest, NotCaptured, Of, Opened, Root, capture};
+
+/// What ends long work before its end: a forced stop of the VM, and the end of the node.
+struct Limits {
+    forced: Arc<AtomicBool>,
+}
+
+impl Limits {
+    /// With what the work asks from time to time whether it may go on.
+    fn new(
+        shared: &Arc<Shared>,
+        what: &'static str,
+    ) -> (Limits, impl Fn() -> Result<()> + Send + use<>) {
+        let limits = Limits {
+            forced: Arc::default(),
+        };
+        let (shared, forced) = (Arc::clone(shared), Arc::clone(&limits.forced));
+        let go_on = move || {
+            if shared.registry.phase() == Phase::Closed {
+                return Err(closed());
+            }
+            if forced.load(Ordering::Relaxed) {
+                return Err(DWCPError::Cancelled(format!(
+                    "{what}: the VM was stopped by force meanwhile"
+                )));
+            }
+            Ok(())
+        };
+        (limits, go_on)
+    }
+
+    /// Waits for the work, and tells it when a forced stop waits.
+    async fn keep<T>(&self, entry: &Arc<VmEntry>, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = entry.is_forced() => self.forced.store(true, Ordering::Relaxed),
+        }
+        work.await
+    }
+}
 
 /// Takes a snapshot; answers when it is complete.
 pub(super) async fn take(shared: &Arc<Shared>, action: Action) -> Result<Snapshot> {
@@ -58,38 +99,12 @@ async fn take_one(
     let mut manifest = Manifest::new(id, name.to_owned(), description, &held.vm);
     manifest.created_at = created_at;
     let running = held.entry.machine().filter(|_| options.include_memory);
-    let (over, cancelled) = (
-        running.as_ref().map(|own| Arc::clone(&own.run)),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let go_on = {
-        let cancelled = Arc::clone(&cancelled);
-        move || {
-            if over.as_ref().is_some_and(|run| run.is_over()) {
-                return Err(closed());
-            }
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(DWCPError::Cancelled(
-                    "snapshot: the VM was stopped by force meanwhile".into(),
-                ));
-            }
-            Ok(())
-        }
-    };
+    let (limits, go_on) = Limits::new(shared, action.name());
     let work = shared.blocking(move || {
         let machine = running.as_ref().map(|own| &*own.machine);
         Ok(capture(&root, manifest, machine, &go_on))
     });
-    tokio::pin!(work);
-    let done = tokio::select! {
-        biased;
-        done = &mut work => done,
-        () = held.entry.is_forced() => {
-            cancelled.store(true, Ordering::Relaxed);
-            work.await
-        }
-    };
-    match done? {
+    match limits.keep(&held.entry, work).await? {
         Ok(captured) => {
             let snapshot = captured.manifest.to_snapshot(captured.size);
             shared.snapshots.add(snapshot.clone());
@@ -127,11 +142,14 @@ pub(super) async fn restore(shared: &Arc<Shared>, action: Action) -> Result<()> 
     let reading = shared.snapshots.read(vm_id, snapshot_id)?;
     let root = shared.snapshots.root()?;
     let held = shared.hold(&action).await?;
-    let _turn = shared.snapshots.restoring.lock().await;
+    let (limits, go_on) = Limits::new(shared, action.name());
     let (own, vm, id) = (Arc::clone(shared), Arc::clone(&held.vm), reading.id.clone());
-    let ready = shared
-        .blocking(move || prepare(&own, &root, &id, &vm))
-        .await?;
+    let work = async {
+        let turn = shared.snapshots.restoring.lock().await;
+        let prepare = move || prepare(&own, &root, &id, &vm, &go_on);
+        Ok::<_, DWCPError>((shared.blocking(prepare).await?, turn))
+    };
+    let (ready, _turn) = limits.keep(&held.entry, work).await?;
     let run = ready.running.as_ref().map(|own| Arc::clone(&own.run));
     let before = exchange(shared, &held, ready, &reading.name).await?;
     if let Some(run) = run {
@@ -153,11 +171,14 @@ struct Ready {
 }
 
 /// Reads and checks a snapshot, and makes its machine. Changes nothing.
-fn prepare(shared: &Shared, root: &Root, id: &str, vm: &VM) -> Result<Ready> {
-    let go_on = || match shared.registry.phase() {
-        Phase::Closed => Err(closed()),
-        _ => Ok(()),
-    };
+fn prepare(
+    shared: &Shared,
+    root: &Root,
+    id: &str,
+    vm: &VM,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Result<Ready> {
+    go_on()?;
     let mut opened = Opened::new(root, id)?;
     let of = opened.manifest().of.clone();
     if of.vm_id != vm.id {
@@ -182,7 +203,7 @@ fn prepare(shared: &Shared, root: &Root, id: &str, vm: &VM) -> Result<Ready> {
         ..VM::clone(vm)
     };
     let running = machine_of(&*shared.hypervisor, &as_it_was, guest)?;
-    opened.fill(&running.machine, &go_on)?;
+    opened.fill(&running.machine, go_on)?;
     running.run.samples.add(Sample::of(&running.machine));
     Ok(Ready {
         state: of.state,

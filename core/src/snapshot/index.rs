@@ -208,7 +208,7 @@ mod tests {
                 Chunk {
                     number: 2,
                     sum: 9,
-                    runs: vec![1024..1280],
+                    runs: vec![1024..1100, 1101..1280],
                 },
             ],
         }
@@ -251,14 +251,14 @@ mod tests {
             chunks: vec![Chunk {
                 number: 0,
                 sum: 0x0403_0201,
-                runs: vec![5..7],
+                runs: vec![5..7, 9..10],
             }],
         };
         let mut expected = b"DWCPPAGE\x01\0\0\0\0\x10\0\0\0\0\x20\0".to_vec();
         expected.extend_from_slice(&[0, 0, 0x20, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 1, 0]);
-        expected.extend_from_slice(&[5, 0, 2, 0, 1, 0]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 2, 0]);
+        expected.extend_from_slice(&[5, 0, 2, 0, 1, 0, 9, 0, 1, 0, 1, 0]);
         let bytes = index.encode();
         assert_eq!(bytes[..bytes.len() - 4], expected);
     }

@@ -9,6 +9,9 @@ use crate::machine::Machine;
 use crate::model::{Timestamp, VM};
 use crate::snapshot::Of;
 
+/// Why a VM is not what it was, and the machine of the snapshot, which the caller ends.
+type NotRestored = (DWCPError, Option<Arc<Machine>>);
+
 impl Registry {
     /// Whether there is room for the machine of a snapshot beside all that runs, the VM itself included:
     /// it keeps what it has until the snapshot has been read and checked.
@@ -57,7 +60,7 @@ impl Registry {
         of: &Of,
         running: Option<Running>,
         change: Change,
-    ) -> Result<Option<Arc<Machine>>, (DWCPError, Option<Arc<Machine>>)> {
+    ) -> Result<Option<Arc<Machine>>, NotRestored> {
         let mut book = self.book();
         let entry = match book.alive().and_then(|()| book.record(id)) {
             Ok(record) => Arc::clone(&record.entry),

@@ -346,7 +346,8 @@ async fn a_node_that_starts_anew_finds_them() {
             ..vm
         };
         node.0.shared.registry.create(vm).unwrap();
-        assert_eq!(vms.list_snapshots(&place.id).await.unwrap(), [one.clone()]);
+        let all = vms.list_snapshots(&place.id).await.unwrap();
+        assert_eq!(all, std::slice::from_ref(&one));
         let error = vms.restore_snapshot(&place.id, &two.id).await.unwrap_err();
         assert!(error.to_string().contains("snapshot.json"), "{error}");
         vms.delete_snapshot(&two.id).await.unwrap();
@@ -448,6 +449,47 @@ async fn limits_have_names() {
 }
 
 #[tokio::test]
+async fn a_forced_stop_overtakes() {
+    let place = place_on(sim()).await;
+    let Place { vms, id, .. } = &place;
+    let snapshot = place.take("one").await;
+    // As if another VM were being restored, for ever.
+    let shared = Arc::clone(place.shared());
+    let turn = shared.snapshots.restoring.lock().await;
+    let restore = {
+        let (vms, id) = (vms.clone(), id.clone());
+        tokio::spawn(async move { vms.restore_snapshot(&id, &snapshot.id).await })
+    };
+    let (entry, _) = shared.registry.find(id).unwrap();
+    let free = async || {
+        let lock = tokio::time::timeout(std::time::Duration::ZERO, entry.lock());
+        lock.await.is_ok()
+    };
+    while free().await {
+        tokio::task::yield_now().await;
+    }
+    let stop = {
+        let (vms, id) = (vms.clone(), id.clone());
+        tokio::spawn(async move { vms.stop(&id, true).await })
+    };
+    entry.is_forced().await;
+    // Nobody else waits for it.
+    assert_eq!(place.state().await, VMState::Running);
+    // The restore has had its turn in the select before it gets the other one.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(turn);
+    let restored = restore.await.unwrap();
+    assert!(
+        matches!(restored, Err(DWCPError::Cancelled(_))),
+        "{restored:?}"
+    );
+    stop.await.unwrap().unwrap();
+    assert_eq!(place.state().await, VMState::Stopped);
+}
+
+#[tokio::test]
 async fn the_end_of_a_node_ends_what_is_under_way() {
     let place = place_on(sim()).await;
     let snapshot = place.take("one").await;
@@ -459,7 +501,9 @@ async fn the_end_of_a_node_ends_what_is_under_way() {
         let options = SnapshotOptions::default;
         while own.snapshot(&id, "s", options()).await.is_ok() {}
     });
-    place.goes_on().await;
+    while place.names().await.len() < 3 {
+        tokio::task::yield_now().await;
+    }
     place
         .node
         .shutdown(std::time::Duration::ZERO)
