@@ -80,6 +80,8 @@ pub(crate) fn capture(
                 return Err(NotCaptured { error, stands });
             }
         };
+        // Syncing may take long, and a guest that is to end waits for nothing.
+        go_on()?;
         manifest.machine = Some(keep(&staged, &image, &state, &index)?);
     }
     let id = manifest.id.clone();

@@ -15,7 +15,9 @@
 //! | `memory.img` | pages with data, each at its own RAM offset; holes elsewhere |
 //! | `memory.idx` | which pages those are, and a checksum for each 2 MiB of memory (`index`) |
 //!
-//! A snapshot without memory is `snapshot.json` alone. Every file has a version of its own. A reader
+//! A snapshot without memory is `snapshot.json` alone, which ends in its own checksum; it has the digests
+//! of `state.bin` and `memory.idx`, and the index the sums of the image, so no file can be taken for that
+//! of another snapshot. Every file has a version of its own. A reader
 //! refuses a version, a section, a kind or a field that it does not know, a length that is not what was
 //! promised, and bytes left over, each by the name of the file: what it cannot read it does not guess.
 //!
