@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::moved::MOVED_MAX;
 use super::*;
 use crate::model::{StopOptions, VMConfig};
 
