@@ -13,12 +13,13 @@ use super::listener;
 use super::migrations::Migrations;
 use super::once::Once;
 use super::registry::Registry;
-use super::{Node, Owner, Shared};
+use super::store::{Loaded, Store};
+use super::{Node, Owner, Shared, recovery};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
 use crate::machine::Image;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
-use crate::model::{NodeCapabilities, NodeLimits, new_uuid, validate};
+use crate::model::{NodeCapabilities, NodeLimits, validate};
 
 /// What runs the VMs of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,8 +80,14 @@ impl NodeBuilder {
         self
     }
 
-    /// Where the node keeps what outlives it. In this version nothing does: all state is in memory,
-    /// and the directory is not touched.
+    /// The directory where the node keeps what outlives it, made where it is missing: its UUID, its
+    /// VMs and what became of them, events, keys, migrations. One node at a time can use it. Without
+    /// one, all of that ends with the node.
+    ///
+    /// A VM that ran when the node ended without being shut down is `failed` when it starts again,
+    /// and says so in its `reason`. The label or annotation `dwcp.restart` of a VM says whether it is
+    /// then started again: `never`, the default; `on-failure`; or `always`, which is also after the
+    /// node was shut down while the VM ran.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
         self
@@ -158,11 +165,20 @@ impl NodeBuilder {
     pub(super) async fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
         let listeners = listener::bind(&self.listen).await?;
+        let (store, mut loaded) = open_store(self.data_dir).await?;
+        let created = |text: &str| serde_json::from_str(text).ok().map(Arc::new);
+        let store = Arc::new(store);
         let shared = Arc::new(Shared {
-            registry: Registry::new(&self.name, limits, self.event_ring),
+            registry: Registry::new(
+                &self.name,
+                limits,
+                self.event_ring,
+                Arc::clone(&store),
+                &mut loaded,
+            ),
             streams: Arc::new(Semaphore::new(limits.max_streams as usize)),
             name: self.name,
-            uuid: new_uuid(),
+            uuid: std::mem::take(&mut loaded.uuid),
             backend: self.backend,
             hypervisor,
             limits,
@@ -172,10 +188,10 @@ impl NodeBuilder {
             },
             labels: self.labels,
             peers: RwLock::new(self.peers),
-            migrations: Migrations::default(),
-            data_dir: self.data_dir,
+            migrations: Migrations::new(Arc::clone(&store), &mut loaded),
+            store,
             default_image: self.default_image,
-            created: Once::default(),
+            created: Once::new("create", &loaded.answers, created),
             address: OnceLock::new(),
             runtime: Handle::current(),
             started: Instant::now(),
@@ -184,11 +200,13 @@ impl NodeBuilder {
             // Set once, here.
             let _ = shared.address.set(first.local_addr()?);
         }
+        let restarts = recovery::recover(&shared).await?;
         let mut tasks = vec![tokio::spawn(Arc::clone(&shared).sample()).abort_handle()];
         for one in listeners {
             let serving = tokio::spawn(listener::serve(Arc::clone(&shared), one));
             tasks.push(serving.abort_handle());
         }
+        recovery::restart(&shared, restarts);
         Ok(Node(Arc::new(Owner { shared, tasks })))
     }
 
@@ -239,6 +257,17 @@ impl NodeBuilder {
         }
         limits
     }
+}
+
+/// Opens the store off the async threads.
+async fn open_store(data_dir: Option<PathBuf>) -> Result<(Store, Loaded)> {
+    let Some(data_dir) = data_dir else {
+        return Store::open(None);
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(Some(&data_dir)));
+    opened
+        .await
+        .map_err(|error| DWCPError::Internal(format!("data_dir: {error}")))?
 }
 
 /// Checks the name and the address of a peer.

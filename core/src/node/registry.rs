@@ -4,10 +4,15 @@
 //! either, so that they cannot disagree and a watcher's first look and its cursor belong to the same
 //! moment. The lock is held for microseconds: states are shared, not copied, and nothing waits under
 //! it. What takes time (starting, stopping, …) is serialised by a lock of each VM's own.
+//!
+//! Changes are queued to the store under the lock, so in their order, and are durable some time after
+//! it was let go: watchers read only what is, and whoever acknowledges a change waits for
+//! [`Registry::flush`] before.
 
 mod entry;
 mod handover;
 mod moved;
+mod recover;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +20,13 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
-
 pub(super) use self::entry::Standing;
 pub(crate) use self::entry::{Running, VmEntry};
 pub(super) use self::handover::Departure;
 use self::moved::Moved;
+pub(super) use self::recover::{Fate, Recovered};
 use super::events::{EventLog, Logged, Read};
+use super::store::{Flush, Loaded, Store, Write};
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
@@ -45,13 +50,14 @@ pub(crate) struct Registry {
     node: String,
     limits: NodeLimits,
     book: Mutex<Book>,
-    /// Wakes watchers: there is a new event, or the node is over.
-    news: Notify,
+    pub(super) store: Arc<Store>,
 }
 
 #[derive(Debug)]
 struct Book {
     phase: Phase,
+    /// No change comes any more.
+    over: bool,
     vms: HashMap<String, Record>,
     /// Order in which the next VM came.
     next: u64,
@@ -67,6 +73,20 @@ struct Record {
     order: u64,
     /// The node it is arriving from: everything is refused until it is here.
     arriving: Option<String>,
+    /// It ran when the node was asked to end, and has not been started since.
+    interrupted: bool,
+}
+
+impl Record {
+    /// As it is stored.
+    fn stored(&self) -> Write {
+        Write::Vm {
+            vm: Arc::clone(&self.vm),
+            position: self.order,
+            arriving: self.arriving.clone(),
+            interrupted: self.interrupted,
+        }
+    }
 }
 
 /// What happens to a VM: the state after it, and how it is told.
@@ -106,20 +126,55 @@ pub(super) struct Look {
 }
 
 impl Registry {
-    /// `limits` has no zeros.
-    pub(super) fn new(node: &str, limits: NodeLimits, kept_events: usize) -> Registry {
+    /// `limits` has no zeros. Takes the VMs, the events and where VMs went from what was stored;
+    /// [`recover`](Self::recover) says what became of the VMs.
+    pub(super) fn new(
+        node: &str,
+        limits: NodeLimits,
+        kept_events: usize,
+        store: Arc<Store>,
+        loaded: &mut Loaded,
+    ) -> Registry {
+        let mut moved = Moved::default();
+        for (id, node) in loaded.moved.drain(..) {
+            moved.remember(&id, &node);
+        }
+        let mut vms = HashMap::new();
+        let mut next = 0;
+        for stored in loaded.vms.drain(..) {
+            next = next.max(stored.position + 1);
+            let vm = VM {
+                // It may have another name now.
+                node: node.to_owned(),
+                ..stored.vm
+            };
+            let record = Record {
+                entry: VmEntry::new(&vm.id, vm.state),
+                order: stored.position,
+                arriving: stored.arriving,
+                interrupted: stored.interrupted,
+                vm: Arc::new(vm),
+            };
+            vms.insert(record.vm.id.clone(), record);
+        }
         Registry {
             node: node.to_owned(),
             limits,
             book: Mutex::new(Book {
                 phase: Phase::default(),
-                vms: HashMap::new(),
-                next: 0,
-                log: EventLog::new(kept_events),
-                moved: Moved::default(),
+                over: false,
+                vms,
+                next,
+                log: EventLog::new(kept_events, std::mem::take(&mut loaded.events)),
+                moved,
             }),
-            news: Notify::new(),
+            store,
         }
+    }
+
+    /// Reached when all that was changed up to now is durable.
+    pub(crate) fn flush(&self) -> Flush {
+        self.store.flush()
     }
 
     // ---- looking ----
@@ -228,16 +283,34 @@ impl Registry {
     /// be no more.
     pub(super) async fn read_events(&self, from: u64, most: usize) -> Option<Read> {
         loop {
-            let news = self.news.notified();
+            let news = self.store.news().notified();
             tokio::pin!(news);
             news.as_mut().enable();
+            // Before the look: nothing becomes durable after it was closed.
+            let closed = self.store.is_closed();
             {
                 let book = self.book();
-                match book.log.read(from, most) {
-                    Read::Nothing if book.phase == Phase::Closed => return None,
+                let durable = self.store.durable_seq();
+                match book.log.read(from, durable, most) {
+                    Read::Nothing if book.over && (closed || durable >= book.log.next() - 1) => {
+                        return None;
+                    }
                     Read::Nothing => {}
                     read => return Some(read),
                 }
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until the event of that number is durable. Fails to wait once the store is closed.
+    pub(super) async fn durable(&self, seq: u64) {
+        loop {
+            let news = self.store.news().notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.store.durable_seq() >= seq || self.store.is_closed() {
+                return;
             }
             news.await;
         }
@@ -250,7 +323,7 @@ impl Registry {
 
     /// Whether events of a VM are kept from a number on.
     pub(super) fn has_events_of(&self, id: &str, from: u64) -> bool {
-        match self.book().log.read(from, usize::MAX) {
+        match self.book().log.read(from, u64::MAX, usize::MAX) {
             Read::Events(events) => events.iter().any(|event| event.vm.id == id),
             _ => false,
         }
@@ -258,14 +331,18 @@ impl Registry {
 
     // ---- changing ----
 
-    /// Adds a new VM, stopped.
+    /// Adds a new VM, stopped; `answer` makes what is stored together with it.
     ///
     /// # Errors
     ///
-    /// `resource_limit` naming the limit.
-    pub(super) fn create(&self, mut vm: VM) -> Result<Arc<VM>> {
+    /// `resource_limit` naming the limit, `unavailable` on a node that takes no new VMs.
+    pub(super) fn create(
+        &self,
+        mut vm: VM,
+        answer: impl FnOnce(&VM) -> Result<Option<Write>>,
+    ) -> Result<Arc<VM>> {
         let mut book = self.book();
-        book.open()?;
+        self.open(&book)?;
         if book.vms.len() >= self.limits.max_vms as usize {
             return Err(DWCPError::ResourceLimit(format!(
                 "max_vms: this node has {} VMs, which is its limit",
@@ -274,8 +351,9 @@ impl Registry {
         }
         self.check_one(&vm)?;
         vm.state = VMState::Stopped;
+        let with = answer(&vm)?;
         let message = format!("{} was created", vm.name);
-        Ok(self.insert(&mut book, vm, None, VMEventType::Created, message))
+        Ok(self.insert(&mut book, vm, None, VMEventType::Created, message, with))
     }
 
     /// A VM that stands still is about to run: takes its share of the node's limits.
@@ -286,11 +364,14 @@ impl Registry {
     pub(super) fn starting(&self, action: &Action) -> Result<Arc<VM>> {
         let id = action.vm_id().unwrap_or_default();
         let mut book = self.book();
-        book.open()?;
+        self.open(&book)?;
         let record = book.record(id)?;
         legal(action, record)?;
         let vm = Arc::clone(&record.vm);
         self.check_share(&book, &vm)?;
+        if let Some(record) = book.vms.get_mut(id) {
+            record.interrupted = false;
+        }
         let message = format!("{} is starting", vm.name);
         let change = Change::new(VMState::Starting, VMEventType::Starting, message);
         self.apply(&mut book, id, change)
@@ -395,11 +476,20 @@ impl Registry {
         }
     }
 
+    /// The node has been asked to end: the VMs that run now are stopped for that, and nobody asked for
+    /// it.
+    pub(super) fn interrupt(&self) {
+        self.book().interrupt();
+    }
+
     /// Ends the node: takes nothing from now on. Returns the VMs, whose machines the caller ends
     /// before it calls [`closed`](Self::closed).
     pub(super) fn close(&self) -> Vec<Arc<VmEntry>> {
         let mut book = self.book();
-        book.phase = Phase::Closed;
+        if book.phase != Phase::Closed {
+            book.phase = Phase::Closed;
+            book.interrupt();
+        }
         let all = book.vms.values().map(|own| Arc::clone(&own.entry));
         all.collect()
     }
@@ -416,8 +506,15 @@ impl Registry {
             // It cannot have gone: the lock is held.
             let _ = self.apply(&mut book, &id, change);
         }
+        book.over = true;
         drop(book);
-        self.news.notify_waiters();
+        self.store.news().notify_waiters();
+    }
+
+    /// Fails on a node that starts nothing new, or could not remember it.
+    fn open(&self, book: &Book) -> Result<()> {
+        book.open()?;
+        self.store.check()
     }
 
     fn check_one(&self, vm: &VM) -> Result<()> {
@@ -473,6 +570,7 @@ impl Registry {
         arriving: Option<String>,
         event: VMEventType,
         message: String,
+        with: Option<Write>,
     ) -> Arc<VM> {
         let order = book.next;
         book.next += 1;
@@ -483,9 +581,11 @@ impl Registry {
             entry,
             order,
             arriving,
+            interrupted: false,
         };
+        let stored = record.stored();
         book.vms.insert(vm.id.clone(), record);
-        book.log.append(Logged {
+        let event = book.log.append(Logged {
             seq: 0,
             event_type: event,
             vm: Arc::clone(&vm),
@@ -494,7 +594,9 @@ impl Registry {
             message,
             last: false,
         });
-        self.news.notify_waiters();
+        let floor = book.log.oldest();
+        let event = Write::Event { event, floor };
+        self.store.write([stored, event].into_iter().chain(with));
         vm
     }
 
@@ -540,7 +642,7 @@ impl Registry {
         Ok(self.log(record, &mut book.log, event, message, false, edit))
     }
 
-    /// Edits a VM, stamps it, tells its waiters, and adds the event.
+    /// Edits a VM, stamps it, tells its waiters, adds the event, and has both stored.
     fn log(
         &self,
         record: &mut Record,
@@ -569,7 +671,7 @@ impl Registry {
         let vm = Arc::new(vm);
         record.vm = Arc::clone(&vm);
         record.entry.tell(vm.state, last);
-        log.append(Logged {
+        let event = log.append(Logged {
             seq: 0,
             event_type: event,
             vm: Arc::clone(&vm),
@@ -578,7 +680,13 @@ impl Registry {
             message,
             last,
         });
-        self.news.notify_waiters();
+        let stored = if last {
+            Write::ForgetVm(vm.id.clone())
+        } else {
+            record.stored()
+        };
+        let floor = log.oldest();
+        self.store.write([stored, Write::Event { event, floor }]);
         vm
     }
 
@@ -596,6 +704,12 @@ impl Book {
         match self.vms.remove(id) {
             Some(record) => Ok(record),
             None => Err(self.absent(id)),
+        }
+    }
+
+    fn interrupt(&mut self) {
+        for record in self.vms.values_mut() {
+            record.interrupted |= record.vm.state.is_active();
         }
     }
 
@@ -664,4 +778,3 @@ fn legal(action: &Action, record: &Record) -> Result<()> {
         states.join(" or ")
     )))
 }
-

@@ -69,7 +69,10 @@ impl VmEntry {
     }
 
     /// Looks at its machine, for microseconds.
-    pub(in crate::node) fn with_machine<T>(&self, look: impl FnOnce(&Machine, &Arc<Run>) -> T) -> Option<T> {
+    pub(in crate::node) fn with_machine<T>(
+        &self,
+        look: impl FnOnce(&Machine, &Arc<Run>) -> T,
+    ) -> Option<T> {
         let running = self.lock_running();
         running.as_ref().map(|own| look(&own.machine, &own.run))
     }

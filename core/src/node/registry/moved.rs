@@ -14,20 +14,26 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    pub(super) fn remember(&mut self, id: &str, node: &str) {
-        if self.to.insert(id.to_owned(), node.to_owned()).is_none() {
-            self.order.push_back(id.to_owned());
+    /// Remembers where a VM went; the one that is forgotten for it.
+    pub(super) fn remember(&mut self, id: &str, node: &str) -> Option<String> {
+        if self.to.insert(id.to_owned(), node.to_owned()).is_some() {
+            return None;
         }
-        while self.order.len() > MOVED_MAX {
-            if let Some(old) = self.order.pop_front() {
-                self.to.remove(&old);
-            }
+        self.order.push_back(id.to_owned());
+        if self.order.len() <= MOVED_MAX {
+            return None;
         }
+        let old = self.order.pop_front()?;
+        self.to.remove(&old);
+        Some(old)
     }
 
-    pub(super) fn forget(&mut self, id: &str) {
-        if self.to.remove(id).is_some() {
+    /// Whether there was something to forget.
+    pub(super) fn forget(&mut self, id: &str) -> bool {
+        let known = self.to.remove(id).is_some();
+        if known {
             self.order.retain(|known| known != id);
         }
+        known
     }
 }
