@@ -2,7 +2,7 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts, in memory in this version.
+//! epochs, records and verdicts.
 
 mod arrival;
 mod book;
@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub(super) use self::book::Migrations;
 use super::Shared;
+use super::once::Asked;
 use super::registry::VmEntry;
 use crate::action::{Action, Item};
 use crate::client::ItemSink;
@@ -34,11 +35,13 @@ pub(super) async fn migrate(
     options: MigrationOptions,
     key: Option<String>,
 ) -> Result<MigrationStatus> {
-    let asked = (vm_id.to_owned(), target_node.to_owned(), options.clone());
-    let begin = departure::begin(shared, vm_id, target_node, options);
     let progress = match key {
-        None => begin.await?,
-        Some(key) => shared.migrations.started.once(key, asked, begin).await?,
+        None => departure::begin(shared, vm_id, target_node, options, None).await?,
+        Some(key) => {
+            let asked = Asked::new(key, &(vm_id, target_node, &options))?;
+            let begin = departure::begin(shared, vm_id, target_node, options, Some(&asked));
+            shared.migrations.started.once(&asked, begin).await?
+        }
     };
     Ok(progress.status())
 }
@@ -237,6 +240,7 @@ pub(super) fn close(shared: &Shared) {
         if !job.progress.status().state.is_terminal() {
             let why = "the node was shut down".to_owned();
             job.progress.finish(MigrationState::Failed, Some(why));
+            shared.migrations.ended(&job);
         }
     }
 }

@@ -5,8 +5,7 @@
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
 //! `migrations` moves VMs, `snapshots` keeps what they were, and
 //! `listener` lets peers in that move VMs here. `service` is the door: every request comes in as an `Action`.
-//!
-//! State is in memory in this version: a node that ends takes its VMs with it.
+//! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
 
 #![forbid(unsafe_code)]
 
@@ -19,10 +18,12 @@ mod listener;
 mod metrics;
 mod migrations;
 mod once;
+mod recovery;
 mod registry;
 mod run;
 mod service;
 mod snapshots;
+mod store;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -44,11 +44,12 @@ use self::once::Once;
 use self::registry::Registry;
 use self::service::Local;
 use self::snapshots::Snapshots;
+use self::store::Store;
 use crate::action::Action;
 use crate::client::Client;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::Hypervisor;
-use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM, VMConfig};
+use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM};
 
 /// A node: runs VMs in this process, and answers clients.
 ///
@@ -92,7 +93,9 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.abort_tasks();
-        self.shared.close();
+        if let Err(error) = self.shared.close() {
+            tracing::error!(node = self.shared.name, %error, "what outlives the node is not complete");
+        }
     }
 }
 
@@ -110,13 +113,13 @@ pub(crate) struct Shared {
     peers: RwLock<BTreeMap<String, String>>,
     /// Migrations under way, and what is remembered of others.
     migrations: Migrations,
-    #[expect(dead_code, reason = "for the store, which is not built yet")]
-    data_dir: Option<PathBuf>,
     /// Snapshots of its VMs.
     snapshots: Snapshots,
+    /// What outlives the node.
+    store: Arc<Store>,
     default_image: String,
     /// VMs that were created with an idempotency key.
-    created: Once<VMConfig, Arc<VM>>,
+    created: Once<Arc<VM>>,
     /// Permits of the streams that are open.
     streams: Arc<Semaphore>,
     /// Where the node listens, once it does.
@@ -159,7 +162,8 @@ impl Node {
         &self.0.shared.name
     }
 
-    /// Its UUID: new at each start, because state is in memory in this version.
+    /// Its UUID: that of its data directory, and of events and their numbers; new at each start of a
+    /// node without one.
     #[must_use]
     pub fn uuid(&self) -> &str {
         &self.0.shared.uuid
@@ -209,11 +213,12 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Internal`] where the runtime the node was started on is gone; its VMs have ended
-    /// nevertheless.
+    /// [`DWCPError::Internal`] where the runtime the node was started on is gone, or not everything
+    /// could be written to its data directory; its VMs have ended nevertheless.
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.shared);
         shared.registry.drain();
+        shared.registry.interrupt();
         let mut stops = Vec::new();
         for entry in shared.registry.active() {
             let options = StopOptions {
@@ -250,9 +255,10 @@ impl Node {
             drop(entry.lock().await);
         }
         match closed {
-            Ok(()) => Ok(()),
+            Ok(closed) => closed,
             Err(error) => {
-                shared.close();
+                // What follows is worse news.
+                let _ = shared.close();
                 Err(DWCPError::Internal(format!("shutdown: {error}")))
             }
         }
@@ -270,7 +276,11 @@ impl Shared {
 
     /// Ends the node and all its VMs, by force. Blocks until their threads have ended. Calling it
     /// again does nothing.
-    fn close(&self) {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::close`].
+    fn close(&self) -> Result<()> {
         migrations::close(self);
         for entry in self.registry.close() {
             if let Some(machine) = entry.take_machine() {
@@ -278,6 +288,7 @@ impl Shared {
             }
         }
         self.registry.closed();
+        self.store.close()
     }
 
     /// Runs something that blocks off the async threads.

@@ -58,6 +58,16 @@ impl Shared {
             _ if action.vm_id().is_some() => drop(self.registry.find_legal(&action)?),
             _ => {}
         }
+        let changes = changes(&action);
+        let outcome = self.perform(action).await?;
+        if changes {
+            // Whoever hears that it is done finds it done, whatever happens to this node then.
+            self.registry.flush().done().await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn perform(self: &Arc<Self>, action: Action) -> Result<Outcome> {
         let shared = Arc::clone(self);
         match action {
             Action::Create { config, key } => {
@@ -170,6 +180,38 @@ impl Shared {
             metrics,
             ..VM::clone(vm)
         }
+    }
+}
+
+/// Whether an action changes what is stored.
+fn changes(action: &Action) -> bool {
+    match action {
+        Action::Get { .. }
+        | Action::List { .. }
+        | Action::Metrics { .. }
+        | Action::GuestReport { .. }
+        | Action::Verify { .. }
+        | Action::ConsoleWrite { .. }
+        | Action::Health
+        | Action::Node
+        | Action::MigrationStatus { .. }
+        | Action::ListMigrations
+        | Action::PlanMigration { .. }
+        | Action::ListSnapshots { .. } => false,
+        Action::Create { .. }
+        | Action::Start { .. }
+        | Action::Stop { .. }
+        | Action::Destroy { .. }
+        | Action::Pause { .. }
+        | Action::Resume { .. }
+        | Action::Reset { .. }
+        | Action::Update { .. }
+        | Action::Migrate { .. }
+        | Action::CancelMigration { .. }
+        | Action::ResolveMigration { .. }
+        | Action::Snapshot { .. }
+        | Action::RestoreSnapshot { .. }
+        | Action::DeleteSnapshot { .. } => true,
     }
 }
 

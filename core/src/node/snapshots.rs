@@ -16,6 +16,7 @@ pub(super) use self::book::Snapshots;
 use super::Shared;
 use super::lifecycle::{Held, machine_of};
 use super::metrics::Sample;
+use super::once::Asked;
 use super::registry::{Change, Phase, Running, VmEntry, closed};
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
@@ -78,9 +79,15 @@ pub(super) async fn take(shared: &Arc<Shared>, action: Action) -> Result<Snapsho
     let Some(key) = key else {
         return take_one(shared, &action, name, options).await;
     };
-    let asked = (vm_id.clone(), name.clone(), options.clone());
-    let work = take_one(shared, &action, name, options);
-    shared.snapshots.taken.once(key.clone(), asked, work).await
+    let asked = Asked::new(key.clone(), &(vm_id, name, options))?;
+    let taken = &shared.snapshots.taken;
+    let work = async {
+        let snapshot = take_one(shared, &action, name, options).await?;
+        let answer = taken.stored(&asked, snapshot.id.clone());
+        shared.store.write([answer]);
+        Ok(snapshot)
+    };
+    taken.once(&asked, work).await
 }
 
 async fn take_one(

@@ -1,11 +1,11 @@
 //! A VM that leaves.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::super::Shared;
+use super::super::once::Asked;
 use super::super::registry::Departure;
-use super::book::Job;
-use super::{address_of, check_promises};
+use super::{address_of, check_promises, ended};
 use crate::error::{DWCPError, Result};
 use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
 use crate::model::{
@@ -13,12 +13,13 @@ use crate::model::{
     new_uuid,
 };
 
-/// Holds the VM and starts its migration.
+/// Holds the VM and starts its migration. `asked` is what the answer is stored for.
 pub(super) async fn begin(
     shared: &Arc<Shared>,
     vm_id: &str,
     target: &str,
     options: MigrationOptions,
+    asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, &vm)?;
@@ -65,18 +66,23 @@ pub(super) async fn begin(
         ..MigrationStatus::default()
     };
     let progress = Arc::new(Progress::new(status));
-    let job = Arc::new(Job {
-        id: id.clone(),
-        vm_id: vm_id.to_owned(),
-        progress: Arc::clone(&progress),
-        outgoing: OnceLock::new(),
+    let migrations = &shared.migrations;
+    let answer = asked.map(|asked| migrations.started.stored(asked, id.clone()));
+    let job = migrations.add(vm_id, &progress, answer);
+    let over = (Arc::clone(shared), Arc::clone(&job));
+    shared.runtime.spawn(async move {
+        let (shared, job) = over;
+        ended(&job.progress).await;
+        shared.migrations.ended(&job);
     });
-    shared.migrations.add(Arc::clone(&job));
+    let epoch = migrations.burn_epoch(vm_id);
+    // Before anybody is told of it.
+    let burned = migrations.flush().done().await;
     let guest = running.machine.config().guest.clone();
     let is_running = before.state == VMState::Running;
     let leaving = Leaving {
         session: id,
-        epoch: shared.migrations.burn_epoch(vm_id),
+        epoch,
         machine: running.machine,
         offer: Offer::new((*before).clone(), guest, channels, is_running),
         options,
@@ -89,7 +95,7 @@ pub(super) async fn begin(
         faults: crate::migration::faults::Faults::default(),
     };
     let host = Arc::clone(&leaving.host);
-    match Outgoing::start(leaving) {
+    match burned.and_then(|()| Outgoing::start(leaving)) {
         Ok(outgoing) => {
             // Nobody else sets it.
             let _ = job.outgoing.set(outgoing);
@@ -159,13 +165,15 @@ impl SourceHost for Held {
     fn persist(&self, record: &Record) -> Result<()> {
         self.shared
             .migrations
-            .record(&self.migration, &self.vm_id, record);
-        Ok(())
+            .record(&self.migration, &self.vm_id, record)
     }
 
     fn release(&self) {
-        let gone = self.shared.registry.moved_away(&self.vm_id, &self.target);
-        self.told(gone.map(drop));
+        let registry = &self.shared.registry;
+        let gone = registry.moved_away(&self.vm_id, &self.target).map(drop);
+        // Before the destination is told that it may forget; but the record that says so is durable,
+        // and the same is concluded from it.
+        self.told(gone.and_then(|()| registry.flush().wait()));
     }
 
     fn finished(&self, outcome: &SourceOutcome) {

@@ -28,7 +28,7 @@ impl Registry {
             ..VM::clone(&record.vm)
         };
         if !record.vm.state.is_active() {
-            book.open()?;
+            self.open(&book)?;
             self.check_one(&twin)?;
             return self.check_share(&book, &twin);
         }

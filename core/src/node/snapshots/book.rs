@@ -5,15 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::once::Once;
+use super::super::store::Answer;
 use crate::error::{DWCPError, Result};
-use crate::model::{Snapshot, SnapshotOptions, Timestamp};
+use crate::model::{Snapshot, Timestamp};
 use crate::snapshot::{Found, Root};
 
 /// Most snapshots of one VM: far more than anybody looks through, and a list of them fits a reply.
 pub(in super::super) const SNAPSHOTS_MAX: usize = 1_000;
-
-/// What a request for a snapshot consists of: VM, name, options.
-type Asked = (String, String, SnapshotOptions);
 
 /// The snapshots of a node.
 #[derive(Debug)]
@@ -22,7 +20,7 @@ pub(in super::super) struct Snapshots {
     root: Option<Arc<Root>>,
     book: Mutex<HashMap<String, Known>>,
     /// Snapshots that were taken with an idempotency key.
-    pub(super) taken: Once<Asked, Snapshot>,
+    pub(super) taken: Once<Snapshot>,
     /// Held while a machine is made beside the one that it will replace, so that only one VM at a time
     /// has its memory twice.
     pub(super) restoring: tokio::sync::Mutex<()>,
@@ -44,12 +42,13 @@ enum What {
 }
 
 impl Snapshots {
-    /// Those that are there. Removes what was left of such as were being written when the node ended.
+    /// Those that are there, and the answers that were given for them. Removes what was left of such as
+    /// were being written when the node ended.
     ///
     /// # Errors
     ///
     /// `snapshot` where the directory cannot be read.
-    pub(in super::super) fn open(data_dir: Option<&Path>) -> Result<Snapshots> {
+    pub(in super::super) fn open(data_dir: Option<&Path>, answers: &[Answer]) -> Result<Snapshots> {
         let root = data_dir.map(Root::new);
         let mut book = HashMap::new();
         let found = root.as_ref().map_or_else(|| Ok(Vec::new()), Root::scan)?;
@@ -65,10 +64,15 @@ impl Snapshots {
             };
             book.insert(id, Known { what, readers: 0 });
         }
+        // One that was deleted since is taken anew.
+        let known = |id: &str| match &book.get(id)?.what {
+            What::Whole(snapshot) => Some(snapshot.clone()),
+            What::Damaged(_) => None,
+        };
         Ok(Snapshots {
             root: root.map(Arc::new),
+            taken: Once::new("snapshot", answers, known),
             book: Mutex::new(book),
-            taken: Once::default(),
             restoring: tokio::sync::Mutex::default(),
         })
     }
