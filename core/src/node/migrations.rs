@@ -91,9 +91,21 @@ pub(super) async fn list(shared: &Arc<Shared>) -> Result<Vec<MigrationStatus>> {
 pub(super) async fn resolve(
     shared: &Arc<Shared>,
     migration_id: &str,
-    _force: bool,
+    force: bool,
 ) -> Result<MigrationStatus> {
-    shared.migrations.find(migration_id)?;
+    let job = shared.migrations.find(migration_id)?;
+    let status = job.progress.status();
+    if status.state.is_terminal() {
+        return Ok(status);
+    }
+    if job.is_recovered() && !force {
+        let peer = address_of(shared, &status.target_node).await?;
+        let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
+        shared
+            .blocking(move || departure::ask(&asking, &asked, peer))
+            .await?;
+        return Ok(job.progress.status());
+    }
     Err(DWCPError::Unsupported(
         "resolve_migration: deciding by hand is not built yet; a peer that answers again resolves a \
          migration by itself"
@@ -181,7 +193,8 @@ async fn is_over(progress: &Progress) {
     }
 }
 
-/// A peer opened a connection. Blocks for moments only.
+/// A peer opened a connection. Blocks for moments, or for as long as a peer may be silent that settles
+/// what this node was started again in the middle of.
 pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStream) -> Result<()> {
     match greeting {
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
@@ -199,6 +212,9 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStrea
                 return Ok(());
             }
             if let Ok(job) = shared.migrations.find(session) {
+                if job.is_recovered() {
+                    return departure::answer(shared, &job, stream, *first);
+                }
                 job.adopt(stream, *first);
                 return Ok(());
             }

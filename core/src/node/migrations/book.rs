@@ -29,8 +29,12 @@ pub(crate) struct Job {
     /// Its place among the others.
     position: u64,
     pub(super) progress: Arc<Progress>,
-    /// Set once its thread runs.
+    /// Set once its thread runs; never, when the node was started again meanwhile.
     pub(super) outgoing: OnceLock<Outgoing>,
+    /// It is known from before this node was started.
+    recovered: bool,
+    /// Held while somebody settles it without its thread: one at a time.
+    settling: Mutex<()>,
 }
 
 impl Job {
@@ -57,6 +61,16 @@ impl Job {
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.adopt(stream, first);
         }
+    }
+
+    /// Whether its thread ended with the process before this one.
+    pub(super) fn is_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Waits until nobody else settles it.
+    pub(super) fn settle(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends its thread, wherever it is: the node is over, and its VMs with it.
@@ -115,6 +129,8 @@ impl Migrations {
                 position,
                 progress: Arc::new(Progress::new(status)),
                 outgoing: OnceLock::new(),
+                recovered: true,
+                settling: Mutex::default(),
             }));
         }
         let started = Once::new("migrate", &loaded.answers, |id| {
@@ -155,6 +171,8 @@ impl Migrations {
             position: inner.next,
             progress: Arc::clone(progress),
             outgoing: OnceLock::new(),
+            recovered: false,
+            settling: Mutex::default(),
         });
         inner.next += 1;
         self.store.write([job.stored()].into_iter().chain(answer));
@@ -184,6 +202,11 @@ impl Migrations {
         let job = inner.jobs.iter().rev().find(|job| job.vm_id == vm_id)?;
         let record = inner.records.get(&job.id).cloned();
         Some((job.progress.status().target_node, record))
+    }
+
+    /// What the source's rules made durable of a migration.
+    pub(super) fn record_of(&self, migration: &str) -> Option<Record> {
+        self.lock().records.get(migration).cloned()
     }
 
     /// Whether this node took a VM under the last epoch that it knows of.

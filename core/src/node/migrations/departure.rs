@@ -1,13 +1,18 @@
 //! A VM that leaves.
 
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Shared;
 use super::super::once::Asked;
 use super::super::registry::Departure;
+use super::book::Job;
 use super::{address_of, check_promises, ended};
 use crate::error::{DWCPError, Result};
-use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
+use crate::migration::{
+    Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost, SourceOutcome,
+};
 use crate::model::{
     MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
     new_uuid,
@@ -110,6 +115,59 @@ pub(super) async fn begin(
             Err(error)
         }
     }
+}
+
+/// Time for a peer to say more, of whom nothing is known but that it came.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Time for a peer to answer.
+const ASK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers a destination that comes about a migration from before this node was started. Blocks.
+pub(super) fn answer(
+    shared: &Arc<Shared>,
+    job: &Job,
+    stream: TcpStream,
+    first: Envelope,
+) -> Result<()> {
+    settle(shared, job, |one| {
+        one.answer(stream, first, ANSWER_PATIENCE)
+    })
+}
+
+/// Asks the destination of such a migration. Blocks.
+pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: SocketAddr) -> Result<()> {
+    settle(shared, job, |one| one.ask(peer, ASK_PATIENCE))
+}
+
+fn settle(
+    shared: &Arc<Shared>,
+    job: &Job,
+    talk: impl FnOnce(Recovered<'_>) -> Result<Option<SourceOutcome>>,
+) -> Result<()> {
+    let _turn = job.settle();
+    let host = Held {
+        shared: Arc::clone(shared),
+        migration: job.id.clone(),
+        vm_id: job.vm_id.clone(),
+        target: job.progress.status().target_node,
+        // Whatever it was, its memory is gone.
+        state: VMState::Failed,
+    };
+    let outcome = talk(Recovered {
+        session: &job.id,
+        record: shared.migrations.record_of(&job.id),
+        node_uuid: &shared.uuid,
+        host: &host,
+    })?;
+    let (state, error) = match outcome {
+        None | Some(SourceOutcome::Unresolved) => return Ok(()),
+        Some(SourceOutcome::Moved { .. }) => (MigrationState::Completed, None),
+        Some(SourceOutcome::StayedHere { why }) => (MigrationState::Failed, Some(why.to_string())),
+        Some(SourceOutcome::Lost { reason }) => (MigrationState::Failed, Some(reason)),
+    };
+    job.progress.finish(state, error);
+    shared.migrations.ended(job);
+    Ok(())
 }
 
 /// Refuses a VM that cannot be moved in the state it has.

@@ -425,3 +425,49 @@ fn a_policy_is_a_label_or_an_annotation() {
         }
     }
 }
+
+#[tokio::test]
+async fn one_command_resolves_what_the_destination_knows() {
+    for taken in [true, false] {
+        let there = Node::builder("node-02").backend(Backend::Sim);
+        let there = there.listen("127.0.0.1:0").start().await.unwrap();
+        let granted = Record::Granted {
+            epoch: 1,
+            destination_uuid: there.uuid().to_owned(),
+        };
+        let (node, dir, id) = leaving(Some(granted)).await;
+        let vms = node.client().vm();
+        let unknown = vms.resolve_migration("m", false).await;
+        assert!(matches!(unknown, Err(DWCPError::NotFound(_))), "no address");
+        let address = there.address().unwrap().to_string();
+        node.add_peer("node-02", address).unwrap();
+        if taken {
+            let far = Arc::clone(&there.0.shared);
+            let verdict = Verdict::Taken { epoch: 1 };
+            let judge = move || far.migrations.judge("m", "a", &verdict);
+            tokio::task::spawn_blocking(judge).await.unwrap().unwrap();
+        }
+        let status = vms.resolve_migration("m", false).await.unwrap();
+        // Also after one more restart.
+        let left = killed(&node, dir.path()).await;
+        let again = open(left.path()).await;
+        for node in [&node, &again] {
+            let found = node.client().vm().get(&id).await;
+            let now = node.client().vm().get_migration_status("m").await.unwrap();
+            assert_eq!(now.state, status.state);
+            if taken {
+                assert_eq!(status.state, MigrationState::Completed);
+                assert!(matches!(found, Err(DWCPError::Unavailable(_))), "{found:?}");
+            } else {
+                assert_eq!(status.state, MigrationState::Failed);
+                let vm = found.unwrap();
+                assert_eq!(vm.state, VMState::Failed);
+                let reason = vm.reason.unwrap();
+                assert!(reason.contains("the source restarted"), "{reason}");
+            }
+        }
+        if !taken {
+            vms.start(&id).await.unwrap();
+        }
+    }
+}
