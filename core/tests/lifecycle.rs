@@ -246,16 +246,6 @@ async fn what_is_not_built_yet_says_so() {
             "plan_migration",
             refused(vms.plan_migration(&vm.id, "n", options()).await),
         ),
-        (
-            "snapshot",
-            refused(vms.snapshot(&vm.id, "s", SnapshotOptions::default()).await),
-        ),
-        ("list_snapshots", refused(vms.list_snapshots(&vm.id).await)),
-        (
-            "restore_snapshot",
-            refused(vms.restore_snapshot(&vm.id, "s").await),
-        ),
-        ("delete_snapshot", refused(vms.delete_snapshot("s").await)),
     ] {
         match error {
             DWCPError::Unsupported(text) => assert!(text.starts_with(name), "{name}: {text}"),

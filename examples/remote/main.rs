@@ -40,7 +40,10 @@ async fn story(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
             .api_key("operator-key", Role::Operator)
             .api_key("node-to-node-key", Role::Node)
     };
-    let (one, two) = (node("node-01").start().await?, node("node-02").start().await?);
+    let (one, two) = (
+        node("node-01").start().await?,
+        node("node-02").start().await?,
+    );
     for (here, there) in [(&one, &two), (&two, &one)] {
         let address = there.address().ok_or("no address")?.to_string();
         here.add_peer_with_credential(there.name(), address, "node-to-node-key")?;
@@ -74,7 +77,9 @@ async fn story(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
         }
     }
 
-    let mut figures = vms.stream_metrics(&vm.id, Duration::from_millis(100)).await?;
+    let mut figures = vms
+        .stream_metrics(&vm.id, Duration::from_millis(100))
+        .await?;
     for _ in 0..3 {
         let metrics = figures.next().await.ok_or("no figures")?;
         println!(
