@@ -98,10 +98,9 @@
 //! # What it does not do yet
 //!
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
-//! success: snapshots; nodes that listen beyond this host, and TLS between them; planning a migration, and deciding one by hand; images other than
-//! `dwcp/pulse`, and with them disks, networks and all other devices. What a node has is in memory
-//! and ends with it. A node to which a VM moved is not asked on behalf of who comes to the old one:
-//! the answer is [`Unavailable`](DWCPError::Unavailable), and names it.
+//! success: planning a migration, and deciding one by hand; moving a VM that is stopped; images other
+//! than `dwcp/pulse`, and with them disks, networks and all other devices. Snapshots are whole and taken
+//! while the guest stands still.
 //!
 //! # Features
 //!
@@ -144,6 +143,8 @@ mod memory;
 mod migration;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod node;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod snapshot;
 #[cfg(feature = "client")]
 #[cfg_attr(
     not(any(

@@ -15,13 +15,15 @@ use super::once::Once;
 use super::peers::{Peer, Tls};
 use super::registry::Registry;
 use super::server::{self, Listen, Server};
-use super::{Node, Owner, Shared};
+use super::snapshots::Snapshots;
+use super::store::{Loaded, Store};
+use super::{Node, Owner, Shared, recovery};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
 use crate::machine::Image;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
-use crate::model::{NodeCapabilities, NodeLimits, new_uuid, validate};
+use crate::model::{NodeCapabilities, NodeLimits, validate};
 use crate::transport::Listener;
 
 /// What runs the VMs of a node.
@@ -91,8 +93,15 @@ impl NodeBuilder {
         self
     }
 
-    /// Where the node keeps what outlives it. In this version nothing does: all state is in memory,
-    /// and the directory is not touched.
+    /// The directory where the node keeps what outlives it, made where it is missing: its UUID, its
+    /// VMs and what became of them, events, keys, migrations, and snapshots, below `snapshots/`. One
+    /// node at a time can use it. Without one, all of that ends with the node, and snapshots cannot be
+    /// taken.
+    ///
+    /// A VM that ran when the node ended without being shut down is `failed` when it starts again,
+    /// and says so in its `reason`. The label or annotation `dwcp.restart` of a VM says whether it is
+    /// then started again: `never`, the default; `on-failure`; or `always`, which is also after the
+    /// node was shut down while the VM ran.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
         self
@@ -253,11 +262,27 @@ impl NodeBuilder {
             insecure: self.insecure,
         };
         let listeners = server::bind(&listen, &keys).await?;
+        let data_dir = self.data_dir.clone();
+        let (store, mut loaded) = open_store(self.data_dir).await?;
+        // After the store, which sees to it that the directory is nobody else's.
+        let answers = loaded.answers.clone();
+        let snapshots = Handle::current()
+            .spawn_blocking(move || Snapshots::open(data_dir.as_deref(), &answers))
+            .await
+            .map_err(|error| super::broken(&error))??;
+        let created = |text: &str| serde_json::from_str(text).ok().map(Arc::new);
+        let store = Arc::new(store);
         let shared = Arc::new(Shared {
-            registry: Registry::new(&self.name, limits, self.event_ring),
+            registry: Registry::new(
+                &self.name,
+                limits,
+                self.event_ring,
+                Arc::clone(&store),
+                &mut loaded,
+            ),
             streams: Arc::new(Semaphore::new(limits.max_streams as usize)),
             name: self.name,
-            uuid: new_uuid(),
+            uuid: std::mem::take(&mut loaded.uuid),
             backend: self.backend,
             hypervisor,
             limits,
@@ -270,10 +295,11 @@ impl NodeBuilder {
             dial_tls,
             keys: Keys::new(keys),
             server: Server::new(limits.max_connections),
-            migrations: Migrations::default(),
-            data_dir: self.data_dir,
+            migrations: Migrations::new(Arc::clone(&store), &mut loaded),
+            store,
+            snapshots,
             default_image: self.default_image,
-            created: Once::default(),
+            created: Once::new("create", &loaded.answers, created),
             address: OnceLock::new(),
             runtime: Handle::current(),
             started: Instant::now(),
@@ -282,11 +308,13 @@ impl NodeBuilder {
             // Set once, here.
             let _ = shared.address.set(first);
         }
+        let restarts = recovery::recover(&shared).await?;
         let mut tasks = vec![tokio::spawn(Arc::clone(&shared).sample()).abort_handle()];
         for one in listeners {
             let serving = tokio::spawn(server::serve(Arc::clone(&shared), one));
             tasks.push(serving.abort_handle());
         }
+        recovery::restart(&shared, restarts);
         Ok(Node(Arc::new(Owner { shared, tasks })))
     }
 
@@ -338,6 +366,17 @@ impl NodeBuilder {
         }
         limits
     }
+}
+
+/// Opens the store off the async threads.
+async fn open_store(data_dir: Option<PathBuf>) -> Result<(Store, Loaded)> {
+    let Some(data_dir) = data_dir else {
+        return Store::open(None);
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(Some(&data_dir)));
+    opened
+        .await
+        .map_err(|error| DWCPError::Internal(format!("data_dir: {error}")))?
 }
 
 /// Longest address in bytes: a DNS name with a port, or the path of a Unix socket, is shorter.

@@ -2,7 +2,7 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts, in memory in this version.
+//! epochs, records and verdicts.
 
 mod arrival;
 mod book;
@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub(super) use self::book::Migrations;
 use super::Shared;
+use super::once::Asked;
 use super::registry::VmEntry;
 use crate::action::{Action, Item};
 use crate::client::ItemSink;
@@ -36,11 +37,13 @@ pub(super) async fn migrate(
     options: MigrationOptions,
     key: Option<String>,
 ) -> Result<MigrationStatus> {
-    let asked = (vm_id.to_owned(), target_node.to_owned(), options.clone());
-    let begin = departure::begin(shared, vm_id, target_node, options);
     let progress = match key {
-        None => begin.await?,
-        Some(key) => shared.migrations.started.once(key, asked, begin).await?,
+        None => departure::begin(shared, vm_id, target_node, options, None).await?,
+        Some(key) => {
+            let asked = Asked::new(key, &(vm_id, target_node, &options))?;
+            let begin = departure::begin(shared, vm_id, target_node, options, Some(&asked));
+            shared.migrations.started.once(&asked, begin).await?
+        }
     };
     Ok(progress.status())
 }
@@ -94,9 +97,21 @@ pub(super) async fn list(shared: &Arc<Shared>) -> Result<Vec<MigrationStatus>> {
 pub(super) async fn resolve(
     shared: &Arc<Shared>,
     migration_id: &str,
-    _force: bool,
+    force: bool,
 ) -> Result<MigrationStatus> {
-    shared.migrations.find(migration_id)?;
+    let job = shared.migrations.find(migration_id)?;
+    let status = job.progress.status();
+    if status.state.is_terminal() {
+        return Ok(status);
+    }
+    if job.is_recovered() && !force {
+        let peer = shared.dial(&status.target_node)?;
+        let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
+        shared
+            .blocking(move || departure::ask(&asking, &asked, &peer))
+            .await?;
+        return Ok(job.progress.status());
+    }
     Err(DWCPError::Unsupported(
         "resolve_migration: deciding by hand is not built yet; a peer that answers again resolves a \
          migration by itself"
@@ -184,7 +199,8 @@ async fn is_over(progress: &Progress) {
     }
 }
 
-/// A peer opened a connection. Blocks for moments only.
+/// A peer opened a connection. Blocks for moments, or for as long as a peer may be silent that settles
+/// what this node was started again in the middle of.
 pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking) -> Result<()> {
     match greeting {
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
@@ -202,6 +218,9 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking
                 return Ok(());
             }
             if let Ok(job) = shared.migrations.find(session) {
+                if job.is_recovered() {
+                    return departure::answer(shared, &job, stream, *first);
+                }
                 job.adopt(stream, *first);
                 return Ok(());
             }
@@ -232,6 +251,7 @@ pub(super) fn close(shared: &Shared) {
         if !job.progress.status().state.is_terminal() {
             let why = "the node was shut down".to_owned();
             job.progress.finish(MigrationState::Failed, Some(why));
+            shared.migrations.ended(&job);
         }
     }
 }

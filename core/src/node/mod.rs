@@ -3,10 +3,10 @@
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
-//! `migrations` moves VMs, and
-//! `server` lets clients and peers in, `keys` knows what they may, `peers` how others are reached. `service` is the door: every request comes in as an `Action`.
-//!
-//! State is in memory in this version: a node that ends takes its VMs with it.
+//! `migrations` moves VMs, `snapshots` keeps what they were, `server` lets clients and peers in, `keys`
+//! knows what they may, `peers` how others are reached. `service` is the door: every request comes in
+//! as an `Action`.
+//! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
 
 #![forbid(unsafe_code)]
 
@@ -20,10 +20,13 @@ mod metrics;
 mod migrations;
 mod once;
 mod peers;
+mod recovery;
 mod registry;
 mod run;
 mod server;
 mod service;
+mod snapshots;
+mod store;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -31,7 +34,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -48,11 +50,13 @@ use self::peers::Peer;
 use self::registry::Registry;
 use self::server::Server;
 use self::service::Local;
+use self::snapshots::Snapshots;
+use self::store::Store;
 use crate::action::Action;
 use crate::client::Client;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::Hypervisor;
-use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM, VMConfig};
+use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM};
 use crate::transport::ClientTls;
 
 /// A node: runs VMs in this process, and answers clients.
@@ -97,7 +101,9 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.abort_tasks();
-        self.shared.close();
+        if let Err(error) = self.shared.close() {
+            tracing::error!(node = self.shared.name, %error, "what outlives the node is not complete");
+        }
     }
 }
 
@@ -119,11 +125,13 @@ pub(crate) struct Shared {
     server: Server,
     /// Migrations under way, and what is remembered of others.
     migrations: Migrations,
-    #[expect(dead_code, reason = "for the store, which is not built yet")]
-    data_dir: Option<PathBuf>,
+    /// Snapshots of its VMs.
+    snapshots: Snapshots,
+    /// What outlives the node.
+    store: Arc<Store>,
     default_image: String,
     /// VMs that were created with an idempotency key.
-    created: Once<VMConfig, Arc<VM>>,
+    created: Once<Arc<VM>>,
     /// Permits of the streams that are open.
     streams: Arc<Semaphore>,
     /// Where the node listens, once it does.
@@ -166,7 +174,8 @@ impl Node {
         &self.0.shared.name
     }
 
-    /// Its UUID: new at each start, because state is in memory in this version.
+    /// Its UUID: that of its data directory, and of events and their numbers; new at each start of a
+    /// node without one.
     #[must_use]
     pub fn uuid(&self) -> &str {
         &self.0.shared.uuid
@@ -233,12 +242,13 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Internal`] where the runtime the node was started on is gone; its VMs have ended
-    /// nevertheless.
+    /// [`DWCPError::Internal`] where the runtime the node was started on is gone, or not everything
+    /// could be written to its data directory; its VMs have ended nevertheless.
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.shared);
         let began = Instant::now();
         shared.registry.drain();
+        shared.registry.interrupt();
         let mut stops = Vec::new();
         for entry in shared.registry.active() {
             let options = StopOptions {
@@ -281,9 +291,10 @@ impl Node {
             drop(entry.lock().await);
         }
         match closed {
-            Ok(()) => Ok(()),
+            Ok(closed) => closed,
             Err(error) => {
-                shared.close();
+                // What follows is worse news.
+                let _ = shared.close();
                 Err(DWCPError::Internal(format!("shutdown: {error}")))
             }
         }
@@ -293,7 +304,11 @@ impl Node {
 impl Shared {
     /// Ends the node and all its VMs, by force. Blocks until their threads have ended. Calling it
     /// again does nothing.
-    fn close(&self) {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::close`].
+    fn close(&self) -> Result<()> {
         self.server.close();
         migrations::close(self);
         for entry in self.registry.close() {
@@ -302,6 +317,7 @@ impl Shared {
             }
         }
         self.registry.closed();
+        self.store.close()
     }
 
     /// Runs something that blocks off the async threads.

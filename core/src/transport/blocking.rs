@@ -271,7 +271,10 @@ impl Stream {
                         (socket, connection.into())
                     }
                 };
-                Kind::Tls(Arc::new(TlsDuplex::new(std(socket)?, connection)))
+                let tls = TlsDuplex::new(std(socket)?, connection);
+                // What was written and not yet flushed must not wait for the next write.
+                tls.answer();
+                Kind::Tls(Arc::new(tls))
             }
             Stream::Memory(_) => {
                 return Err(DWCPError::Unsupported(

@@ -144,7 +144,7 @@ impl TlsDuplex {
     /// Sends what the connection has to say by itself: answers to key updates, alerts. Whoever writes
     /// at this moment sends it with the next record: waiting for him could wait for the peer, and the
     /// peer for us.
-    fn answer(&self) {
+    pub(super) fn answer(&self) {
         let Some(mut outgoing) = try_lock(&self.outgoing) else {
             return;
         };

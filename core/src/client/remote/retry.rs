@@ -121,6 +121,9 @@ impl Policy {
     /// The pause before repetition `number`, counted from 0: anything between nothing and a span that
     /// doubles each time, so that clients that failed together do not come back together.
     pub(super) fn pause(self, number: u32, random: u32) -> Duration {
+        if self.backoff.is_zero() {
+            return Duration::ZERO;
+        }
         let doubled = 1_u32.checked_shl(number).filter(|factor| *factor > 0);
         let span = doubled
             .and_then(|factor| self.backoff.checked_mul(factor))

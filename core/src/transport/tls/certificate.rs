@@ -152,7 +152,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-#[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod tests {
     use proptest::prelude::*;
     use rcgen::{CertificateParams, DnType, KeyPair};

@@ -66,6 +66,9 @@ async fn a_pool_has_as_many_connections_as_are_needed() {
     });
     let (other, _) = first.call().await;
     let mut second = node.peer().await;
+    while client.metrics().connections_total < 2 {
+        tokio::task::yield_now().await;
+    }
     let three = tokio::spawn(async move { vms.get("c").await });
     let (id, action) = second.call().await;
     assert_eq!(action.vm_id(), Some("c"));

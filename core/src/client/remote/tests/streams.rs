@@ -36,6 +36,13 @@ impl Log {
         }
     }
 
+    /// Answers what asks for the present state, where it may be missing.
+    async fn list(&self, peer: &mut Peer, id: &Id, action: &Action) {
+        assert!(matches!(action, Action::List { .. }), "{action:?}");
+        let vms = self.current.then(|| vm("a")).into_iter().collect();
+        peer.reply(id, Ok(Outcome::VMs(vms))).await;
+    }
+
     /// All that a watch has now, as a node answers it.
     fn open(&self, watch: &Subscription) -> Vec<Item> {
         let Subscription::Watch { since, store, .. } = watch else {
@@ -93,7 +100,16 @@ fn updated(seqs: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = (String,
 async fn serve(node: &mut Node, log: &mut Log, cuts: &[usize]) {
     for &cut in cuts {
         let mut peer = node.peer().await;
-        let (id, watch) = peer.subscribed().await;
+        let (id, watch) = loop {
+            match peer.event().await {
+                ServerEvent::Subscribe {
+                    id, subscription, ..
+                } => break (id, subscription),
+                ServerEvent::Call { id, action, .. } => log.list(&mut peer, &id, &action).await,
+                other => panic!("a stream was expected: {other:?}"),
+            }
+        };
+        peer.session.opened(&id);
         let items = log.open(&watch);
         for item in items.iter().take(cut) {
             peer.item(&id, item.clone()).await;
@@ -122,13 +138,7 @@ async fn serve(node: &mut Node, log: &mut Log, cuts: &[usize]) {
                 }
                 peer.session.end(&id, None);
             }
-            ServerEvent::Call { id, action, .. } => {
-                // The present state, where it may be missing.
-                assert!(matches!(action, Action::List { .. }), "{action:?}");
-                let vms = log.current.then(|| vm("a"));
-                peer.reply(&id, Ok(Outcome::VMs(vms.into_iter().collect())))
-                    .await;
-            }
+            ServerEvent::Call { id, action, .. } => log.list(&mut peer, &id, &action).await,
             ServerEvent::Close { .. } => return,
             _ => {}
         }

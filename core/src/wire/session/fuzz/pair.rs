@@ -126,8 +126,8 @@ impl World {
                     self.end(id, bytes.below(2) == 0);
                 }
             }
-            11 | 12 => self.to_server(bytes.below(256)),
-            13 | 14 => self.to_client(bytes.below(256)),
+            11 | 12 => self.move_to_server(bytes.below(256)),
+            13 | 14 => self.move_to_client(bytes.below(256)),
             15 => self.let_pass(Duration::from_secs(bytes.below(30) as u64)),
             16 if bytes.below(8) == 0 => self.server.go_away("the test ends"),
             17 if bytes.below(8) == 0 => self.server.receive_end(self.now),
@@ -204,7 +204,7 @@ impl World {
         }
     }
 
-    fn to_server(&mut self, most: usize) {
+    fn move_to_server(&mut self, most: usize) {
         let out = self.client.transmit();
         let moved = out.split_to(out.len().min(most));
         if self.server.wants_input() {
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, most: usize) {
+    fn move_to_client(&mut self, most: usize) {
         let out = self.server.transmit();
         let length = out.len().min(most);
         self.client.receive(&out[..length], self.now);
@@ -308,7 +308,7 @@ impl World {
     /// All that is asked is answered, and all arrives.
     fn finish(&mut self) {
         for _ in 0..1000 {
-            self.to_server(usize::MAX);
+            self.move_to_server(usize::MAX);
             self.server_events();
             for (id, known) in std::mem::take(&mut self.asked) {
                 match known {
@@ -316,7 +316,7 @@ impl World {
                     Known::Stream(_) => self.server.end(&id, None),
                 }
             }
-            self.to_client(usize::MAX);
+            self.move_to_client(usize::MAX);
             self.client_events();
             self.server_events();
         }

@@ -100,8 +100,12 @@ impl ServerSession {
     }
 
     /// Answers a call, refuses a stream, or answers a node-to-node frame: after an error the session goes
-    /// on, and otherwise the connection is the hand-over's. Without effect when the id is not live.
+    /// on, and otherwise the connection is the hand-over's. Without effect when the id is not live. A
+    /// stream with nothing to say ends well.
     pub(crate) fn reply(&mut self, id: &Id, result: Result<&Outcome, &DWCPError>) {
+        if result.is_ok() && self.live.stream(id).is_some() {
+            return self.end(id, None);
+        }
         match self.live.remove(id) {
             Some(Entry::Call(call)) => self.answer(id, &call, result),
             Some(entry) => match result {
