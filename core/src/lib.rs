@@ -100,8 +100,9 @@
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
 //! success: snapshots; connecting a client over a network ([`Client::new`]); nodes that listen beyond
 //! this host, and TLS between them; planning a migration, and deciding one by hand; images other than
-//! `dwcp/pulse`, and with them disks, networks and all other devices. What a node has is in memory
-//! and ends with it. A node to which a VM moved is not asked on behalf of who comes to the old one:
+//! `dwcp/pulse`, and with them disks, networks and all other devices. The memory of
+//! its VMs ends with a node; with a data directory it knows them when it starts again, and says what
+//! became of them. A node to which a VM moved is not asked on behalf of who comes to the old one:
 //! the answer is [`Unavailable`](DWCPError::Unavailable), and names it.
 //!
 //! # Features
