@@ -25,6 +25,10 @@ pub use self::config::ClientConfig;
 use self::counters::Counters;
 pub use self::pool::ClientPool;
 use self::remote::Remote;
+#[cfg_attr(
+    not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
+    allow(unused_imports, reason = "only a node takes them from here")
+)]
 pub(crate) use self::service::{BoxFuture, ItemSink, ItemStream, Service};
 pub use self::streams::{Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress};
 pub use self::vm::VMClient;
