@@ -43,7 +43,6 @@ async fn every_code_of_the_table_is_reached_and_changes_nothing() {
         (OPERATOR, kind::VM, create("third"), 0x1003, "max_vms"),
         (OPERATOR, kind::VM, vm("start", runs), 0x1005, "running"),
         (OPERATOR, kind::VM, vm("destroy", runs), 0x1005, "running"),
-        (OPERATOR, kind::VM, vm("pause", rests), 0x1005, "stopped"),
         (OPERATOR, kind::VM, vm("stop", rests), 0x1005, "stopped"),
         (
             VIEWER,
@@ -233,14 +232,45 @@ async fn a_peer_is_refused_what_does_not_fit() {
     let mut again = offer.clone();
     again["session"] = json!("00000000-0000-4000-8000-000000000001");
     again["epoch"] = json!(1_000_000);
-    println!("{again}");
-    println!("{:?}", answers(&again));
+    println!(
+        "again {:?}",
+        answers(&again).iter().map(|f| f.text()).collect::<Vec<_>>()
+    );
     let mut nonsense = again.clone();
-    nonsense["body"] = json!({"mood": "bad"});
-    println!("{:?}", answers(&nonsense));
-    println!("{:?}", answers(&json!({"epoch": "one"})));
-    println!("{:?}", answers(&json!({"epoch": 1})));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    nonsense["payload"] = json!("{}");
+    nonsense["session"] = json!("00000000-0000-4000-8000-000000000002");
+    println!(
+        "nonsense {:?}",
+        answers(&nonsense)
+            .iter()
+            .map(|f| f.text())
+            .collect::<Vec<_>>()
+    );
+    let mut good = again.clone();
+    good["session"] = json!("00000000-0000-4000-8000-000000000003");
+    good["vm_id"] = json!(NOBODY);
+    good["payload"] = json!(
+        offer["payload"]
+            .as_str()
+            .unwrap()
+            .replace(&target.running.id, NOBODY)
+    );
+    let mut control = Raw::extended(&target.address, Some(PEER));
+    control.send(&request(kind::MIGRATION, "m", &good));
+    let prepared = control.next();
+    println!("good {}", prepared.text());
+    for token in ["0", "00000000000000000000000000000000", "zz", ""] {
+        let attach = json!({"operation": "attach", "migration_id": good["session"], "token": token, "channel": 0});
+        println!(
+            "attach {:?}",
+            answers(&attach)
+                .iter()
+                .map(|f| f.text())
+                .collect::<Vec<_>>()
+        );
+    }
+    drop(control);
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(target.state().await, before);
     let _ = ADMIN;
 }
