@@ -12,7 +12,7 @@ use bytes::BytesMut;
 
 use super::keep_alive::{Due, KeepAlive};
 use super::output::Output;
-use crate::action::{Action, Item, Outcome, Subscription};
+use crate::action::{Action, Item, Outcome, Role, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::{FrameReader, FrameType};
 use crate::wire::message::{
@@ -35,6 +35,8 @@ const AUTH_ID: u64 = 0;
 #[derive(Clone)]
 pub(crate) struct ClientSessionConfig {
     pub(crate) api_key: Option<String>,
+    /// A node only: the role of whom it asks for.
+    pub(crate) on_behalf: Option<Role>,
     /// For the node's logs.
     pub(crate) client_name: String,
     pub(crate) client_version: String,
@@ -161,6 +163,7 @@ impl ClientSession {
                 name: session.config.client_name.clone(),
                 version: session.config.client_version.clone(),
             }),
+            on_behalf: session.config.on_behalf,
             encoding: Some("json".to_owned()),
         });
         if let Err(error) = session.send(&auth) {
