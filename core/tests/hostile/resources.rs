@@ -121,12 +121,11 @@ fn strangers_hold_no_more_than_their_limit() {
     assert!(cost <= allowed, "{cost} bytes, where {allowed} are allowed");
 }
 
-/// The same, as long as it takes: whoever does not finish AUTH in 30 s is sent away without a frame.
+/// A byte of AUTH now and then: others are served meanwhile. Where there is time, as long as it takes:
+/// whoever does not finish AUTH in 30 s is sent away without a frame.
 #[test]
 fn a_slow_auth_ends_in_time() {
-    if std::env::var_os("DWCP_LONG").is_none() {
-        return;
-    }
+    let long = std::env::var_os("DWCP_LONG").is_some();
     let node = node();
     let mut silent = Raw::connect(&node.address);
     let mut slow = Raw::connect(&node.address);
@@ -134,15 +133,23 @@ fn a_slow_auth_ends_in_time() {
     silent.stream.set_read_timeout(patience).unwrap();
     slow.stream.set_read_timeout(patience).unwrap();
     let auth = request(kind::AUTH, "a", &extended_auth(Some(ADMIN)));
+    let pause = Duration::from_secs(u64::from(long));
     for byte in &auth[..35] {
         if !slow.try_send(&[*byte]) {
             break;
         }
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(pause);
         is_served(&node.address, Some(ADMIN));
     }
-    assert_eq!(silent.rest(), []);
-    assert!(slow.next_or_end().is_err());
+    if long {
+        assert_eq!(silent.rest(), []);
+        assert!(slow.next_or_end().is_err());
+    } else {
+        slow.send(&auth[35..]);
+        assert_eq!(slow.next().json()["success"], true);
+        silent.send(&auth);
+        assert_eq!(silent.next().json()["success"], true);
+    }
 }
 
 /// Readers that ask for lists of nearly 16 MiB, again and again, and read nothing.
@@ -185,15 +192,21 @@ fn a_reader_that_never_reads_is_held_to_its_limits() {
         }
         readers.push(raw);
     }
-    // Others are served meanwhile, and the node has come to what they asked for.
+    for raw in &readers {
+        // The node has come to what it asked for.
+        assert_eq!(raw.stream.peek(&mut [0]).unwrap(), 1);
+    }
+    // Others are served meanwhile.
     for _ in 0..4 {
         is_served(&node.address, Some(ADMIN));
     }
     let cost = node.resident().saturating_sub(before);
     let peak = node.peak().saturating_sub(before);
     eprintln!("never reads: {} MiB, peak {} MiB", cost / MIB, peak / MIB);
-    // Each has 8 MiB that wait, the answer that went beyond it, and the room its buffer grew to.
-    let allowed = hostile * (8 * MIB + 3 * bytes);
+    // Each has 8 MiB that wait, and the answer that went beyond it, which is written twice and as a
+    // buffer that grows by doubling has it; and the allocator keeps some of what was given back. Held
+    // without a limit it would be 30 GiB.
+    let allowed = hostile * (8 * MIB + 3 * bytes) + 64 * MIB;
     assert!(cost <= allowed, "{cost} bytes, where {allowed} are allowed");
 
     // Who reads after all gets an answer to each: the list, or that too much waits to be read.
