@@ -100,6 +100,7 @@ impl Remote {
     }
 
     /// For a node that asks another on behalf of somebody with that role.
+    #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
     pub(super) fn forwarding(
         address: Address,
         tls: Option<ClientTls>,
