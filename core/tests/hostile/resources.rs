@@ -95,7 +95,7 @@ fn a_slow_sender_holds_what_it_sent() {
     is_served(&node.address, Some(ADMIN));
     let cost = node.resident().saturating_sub(before);
     // 16 KiB each is far from the 3 GiB that they announced.
-    assert!(cost <= connections * 2 * 16 << 10, "{cost} bytes");
+    assert!(cost <= (connections * 2 * 16) << 10, "{cost} bytes");
     drop_by_drop.send(&auth[auth.len() - 1..]);
     assert_eq!(drop_by_drop.next().json()["success"], true);
 }
