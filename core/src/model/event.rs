@@ -67,6 +67,12 @@ event_types! {
     Migrated = "migrated",
     /// A migration ended without moving it.
     MigrationFailed = "migration_failed",
+    /// A snapshot of it was taken.
+    SnapshotCreated = "snapshot_created",
+    /// It is again what it was when a snapshot was taken.
+    SnapshotRestored = "snapshot_restored",
+    /// A snapshot of it was removed.
+    SnapshotDeleted = "snapshot_deleted",
     /// It was ended by a failure.
     Failed = "failed",
     /// It was destroyed.

@@ -7,6 +7,7 @@ use super::Shared;
 use super::metrics::GLANCE;
 use super::migrations;
 use super::registry::{Phase, VmEntry};
+use super::snapshots;
 use super::streams::ending;
 use crate::action::{Action, Outcome, Subscription};
 use crate::client::{BoxFuture, ItemStream, Service};
@@ -46,12 +47,27 @@ impl Shared {
             return Err(error);
         }
         // What is not there, or not legal now, is refused before anything else is looked at; but a
-        // migration that is asked for again, with the key it has, is joined.
+        // migration or a snapshot that is asked for again, with the key it has, is joined.
         match &action {
-            Action::Migrate { vm_id, .. } => drop(self.registry.find(vm_id)?),
+            Action::Migrate { vm_id, .. }
+            | Action::Snapshot {
+                vm_id,
+                key: Some(_),
+                ..
+            } => drop(self.registry.find(vm_id)?),
             _ if action.vm_id().is_some() => drop(self.registry.find_legal(&action)?),
             _ => {}
         }
+        let changes = changes(&action);
+        let outcome = self.perform(action).await?;
+        if changes {
+            // Whoever hears that it is done finds it done, whatever happens to this node then.
+            self.registry.flush().done().await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn perform(self: &Arc<Self>, action: Action) -> Result<Outcome> {
         let shared = Arc::clone(self);
         match action {
             Action::Create { config, key } => {
@@ -127,10 +143,21 @@ impl Shared {
                 Ok(Outcome::Migration(Box::new(self.job(work).await?)))
             }
             Action::PlanMigration { .. } => unsupported(&action, "migrations are"),
-            Action::Snapshot { .. }
-            | Action::ListSnapshots { .. }
-            | Action::RestoreSnapshot { .. }
-            | Action::DeleteSnapshot { .. } => unsupported(&action, "snapshots are"),
+            Action::Snapshot { .. } => {
+                let work = async move { snapshots::take(&shared, action).await };
+                Ok(Outcome::Snapshot(Box::new(self.job(work).await?)))
+            }
+            Action::ListSnapshots { vm_id } => {
+                Ok(Outcome::Snapshots(snapshots::list(self, &vm_id)?))
+            }
+            Action::RestoreSnapshot { .. } => {
+                let work = async move { snapshots::restore(&shared, action).await };
+                done(self.job(work).await)
+            }
+            Action::DeleteSnapshot { snapshot_id } => {
+                let work = async move { snapshots::delete(&shared, &snapshot_id).await };
+                done(self.job(work).await)
+            }
         }
     }
 
@@ -172,6 +199,38 @@ impl Shared {
             metrics,
             ..VM::clone(vm)
         }
+    }
+}
+
+/// Whether an action changes what is stored.
+fn changes(action: &Action) -> bool {
+    match action {
+        Action::Get { .. }
+        | Action::List { .. }
+        | Action::Metrics { .. }
+        | Action::GuestReport { .. }
+        | Action::Verify { .. }
+        | Action::ConsoleWrite { .. }
+        | Action::Health
+        | Action::Node
+        | Action::MigrationStatus { .. }
+        | Action::ListMigrations
+        | Action::PlanMigration { .. }
+        | Action::ListSnapshots { .. } => false,
+        Action::Create { .. }
+        | Action::Start { .. }
+        | Action::Stop { .. }
+        | Action::Destroy { .. }
+        | Action::Pause { .. }
+        | Action::Resume { .. }
+        | Action::Reset { .. }
+        | Action::Update { .. }
+        | Action::Migrate { .. }
+        | Action::CancelMigration { .. }
+        | Action::ResolveMigration { .. }
+        | Action::Snapshot { .. }
+        | Action::RestoreSnapshot { .. }
+        | Action::DeleteSnapshot { .. } => true,
     }
 }
 

@@ -115,6 +115,12 @@ impl Shared {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             let _permit = permit;
+            // Its cursor begins with what was looked at, which must not be forgotten then.
+            tokio::select! {
+                biased;
+                () = sink.closed() => return,
+                () = shared.registry.durable(last) => {}
+            }
             for event in first {
                 if sink.send(Ok(Item::Event(Box::new(event)))).await.is_err() {
                     return;

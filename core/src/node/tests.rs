@@ -8,7 +8,7 @@ use super::*;
 use crate::hypervisor::{HostFacts, Kvm, NewVm, Sim};
 use crate::machine::News;
 use crate::memory::GuestRam;
-use crate::model::{VMEventType, VMState};
+use crate::model::{VMConfig, VMEventType, VMState};
 
 async fn nodes(test: &str) -> Vec<Node> {
     let sim = Node::builder("node-01").backend(Backend::Sim).start();

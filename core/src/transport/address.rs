@@ -57,7 +57,7 @@ impl Address {
                 None => (text, None),
             }
         };
-        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/' || c == ':') {
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
             return wrong("names no host");
         }
         let port = match port {

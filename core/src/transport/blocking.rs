@@ -4,13 +4,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::duplex::TlsDuplex;
 use super::{Address, ClientTls, Stream, stream};
@@ -47,8 +48,7 @@ impl Blocking {
         };
         let (host, port) = match address {
             Address::Unix(path) => {
-                let socket = UnixStream::connect(path).map_err(|e| unreachable(&e))?;
-                return Ok(Kind::Unix(socket).into());
+                return connect_unix(path, timeout).map_err(|e| unreachable(&e));
             }
             Address::Tcp { host, port } => (host.as_str(), *port),
         };
@@ -173,6 +173,15 @@ impl Blocking {
     }
 }
 
+fn connect_unix(path: &Path, timeout: Duration) -> io::Result<Blocking> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux waits this long for one who listens to accept (unix(7), SO_SNDTIMEO).
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_write_timeout(None)?;
+    Ok(UnixStream::from(OwnedFd::from(socket)).into())
+}
+
 impl From<Kind> for Blocking {
     fn from(kind: Kind) -> Self {
         let rest = Bytes::new();
@@ -262,7 +271,10 @@ impl Stream {
                         (socket, connection.into())
                     }
                 };
-                Kind::Tls(Arc::new(TlsDuplex::new(std(socket)?, connection)))
+                let tls = TlsDuplex::new(std(socket)?, connection);
+                // What was written and not yet flushed must not wait for the next write.
+                tls.answer();
+                Kind::Tls(Arc::new(tls))
             }
             Stream::Memory(_) => {
                 return Err(DWCPError::Unsupported(

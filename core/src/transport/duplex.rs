@@ -38,6 +38,8 @@ struct Incoming {
     from: usize,
     to: usize,
     ended: bool,
+    /// What came is not what the peer sent: nothing after it counts.
+    broken: Option<rustls::Error>,
 }
 
 /// What is to go to the socket.
@@ -82,7 +84,11 @@ impl TlsDuplex {
                         "{peer} accepted the connection, but did not answer in TLS in time"
                     )));
                 }
-                Err(e) => return Err(handshake_failed(&Side::Client(tls), peer, &e)),
+                Err(e) => {
+                    // The server is told why, if it still listens; the error to tell is this one.
+                    while connection.wants_write() && connection.write_tls(&mut limited).is_ok() {}
+                    return Err(handshake_failed(&Side::Client(tls), peer, &e));
+                }
             }
         }
         socket.set_read_timeout(None)?;
@@ -138,7 +144,7 @@ impl TlsDuplex {
     /// Sends what the connection has to say by itself: answers to key updates, alerts. Whoever writes
     /// at this moment sends it with the next record: waiting for him could wait for the peer, and the
     /// peer for us.
-    fn answer(&self) {
+    pub(super) fn answer(&self) {
         let Some(mut outgoing) = try_lock(&self.outgoing) else {
             return;
         };
@@ -190,17 +196,21 @@ impl Incoming {
                 Ok(0) => return Ok(Some(filled)),
                 Ok(read) => filled += read,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.from == self.to && !self.ended {
+                    if self.from == self.to && !self.ended && self.broken.is_none() {
                         return Ok((filled > 0).then_some(filled));
+                    }
+                    if let Some(broken) = &self.broken {
+                        if filled > 0 {
+                            return Ok(Some(filled));
+                        }
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, broken.clone()));
                     }
                     let mut next = &self.bytes[self.from..self.to];
                     let before = next.len();
                     // With nothing left, this tells the connection that the stream has ended.
                     connection.read_tls(&mut next)?;
                     self.from += before - next.len();
-                    connection
-                        .process_new_packets()
-                        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+                    self.broken = connection.process_new_packets().err();
                 }
                 // Bytes before it count; the error comes again.
                 Err(_) if filled > 0 => return Ok(Some(filled)),

@@ -13,7 +13,8 @@ mod duplex;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod listener;
 mod stream;
-#[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 pub(crate) mod tests;
 mod tls;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]

@@ -121,8 +121,8 @@ fn publish(draft: &Path, path: &Path) -> Result<()> {
         if !found.file_type().is_socket() {
             return taken("there is a file that is no socket");
         }
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return taken("somebody listens there already"),
+        match probe(path) {
+            Ok(()) => return taken("somebody listens there already"),
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
             // A full queue, no permission: somebody is there.
@@ -131,6 +131,13 @@ fn publish(draft: &Path, path: &Path) -> Result<()> {
         take_away(path, id(&found)).map_err(|e| failed(&e))?;
     }
     taken("others replace the socket all the time")
+}
+
+/// Connects, without waiting for one who listens and does not accept.
+fn probe(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 /// Removes the file at `path` if it still is the one with this identity. It is moved aside first, so

@@ -6,8 +6,4 @@
 
 pub(crate) mod frame;
 pub(crate) mod message;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "for the node and the client")
-)]
 pub(crate) mod session;

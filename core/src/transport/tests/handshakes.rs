@@ -179,6 +179,7 @@ async fn a_slow_handshake_keeps_nobody_waiting() {
     let listener = Listener::bind(&any_port(), Some(tls)).await.unwrap();
     let silent = connect(listener.local_address(), None, LONG).await.unwrap();
     let stuck: Pending = listener.accept().await.unwrap();
+    assert!(stuck.is_local() && stuck.peer_label().starts_with("127.0.0.1:"));
     // The first one's handshake has not begun to end, and the second is served.
     let client = authority.client();
     let accept = async { listener.accept().await.unwrap().handshake(LONG).await };
@@ -221,6 +222,15 @@ async fn connecting_ends_in_time_and_tries_every_address() {
 }
 
 #[tokio::test]
+async fn a_connection_of_the_programs_own_is_taken_over() {
+    let listener = Listener::bind(&any_port(), None).await.unwrap();
+    let own = std::net::TcpStream::connect(listener.socket_address().unwrap()).unwrap();
+    let mut own = Stream::of_tcp(own).unwrap();
+    let accepted = listener.accept().await.unwrap().handshake(LONG).await;
+    talk(&mut own, &mut accepted.unwrap()).await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let listener = Listener::bind(&any_port(), None).await.unwrap();
     let error = Listener::bind(listener.local_address(), None)
@@ -249,6 +259,15 @@ fn files_that_do_not_fit_are_named() {
     let sealed =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     assert!(server(&pair.certificate, sealed, None).contains("password"));
+
+    let nowhere = std::path::Path::new("/nowhere/cert.pem");
+    let error = ServerTls::from_files(nowhere, nowhere, None).unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("tls_cert: cannot read /nowhere/cert.pem"),
+        "{error}"
+    );
 
     let client = |options: TlsOptions| ClientTls::new(&options).unwrap_err().message().to_owned();
     let missing = client(TlsOptions {

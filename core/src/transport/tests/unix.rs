@@ -88,3 +88,19 @@ async fn a_listener_that_was_replaced_leaves_the_file_alone() {
     connect(&address, None, LONG).await.unwrap();
     drop(second);
 }
+
+#[test]
+fn threads_reach_it_too() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let (path, address) = at(&dir);
+    let listener = UnixListener::bind(path).unwrap();
+    let mut near = Blocking::connect(&address, None, LONG).unwrap();
+    let mut far = Blocking::from(listener.accept().unwrap().0);
+    assert!(near.direct().is_some() && near.is_local() && !near.is_encrypted());
+    near.write_all(b"word").unwrap();
+    near.shutdown().unwrap();
+    let mut heard = String::new();
+    far.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "word");
+}

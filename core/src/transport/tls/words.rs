@@ -105,6 +105,7 @@ fn alerted(who: &str, peer: &str, alert: AlertDescription) -> DWCPError {
         A::UnknownCA => "it does not know the authority that signed it",
         A::CertificateExpired => "it has expired",
         A::CertificateRevoked => "it is revoked",
+        A::DecryptError => "it is not signed by the authority it names",
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
             "it is not to be trusted, or not for this use"
         }

@@ -262,7 +262,7 @@ mod tests {
     fn what_our_client_says_survives() {
         let auth = AuthRequest {
             features: vec![super::super::EXTENDED.into()],
-            client: Some(ClientName {
+            client: Some(crate::wire::message::ClientName {
                 name: "dwcp".into(),
                 version: "3.0.0".into(),
             }),

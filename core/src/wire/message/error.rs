@@ -44,7 +44,8 @@ fn told(error: &DWCPError) -> (ErrorCode, String) {
 
 fn cut(mut text: String) -> String {
     if text.len() > TEXT_MAX {
-        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        let mut ends = (0..=TEXT_MAX).rev();
+        text.truncate(ends.find(|end| text.is_char_boundary(*end)).unwrap_or(0));
         text.push('…');
     }
     text

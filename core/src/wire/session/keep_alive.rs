@@ -36,6 +36,11 @@ impl KeepAlive {
         self.unanswered = 0;
     }
 
+    /// The peer is there, as something else than what it sends shows.
+    pub(super) fn answered(&mut self) {
+        self.unanswered = 0;
+    }
+
     pub(super) fn timeout(&self) -> Instant {
         self.next
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{DATA_WINDOW, Id};
-use crate::wire::message::Reply;
+use crate::wire::message::Style;
 
 /// What an id stands for until its terminal frame.
 #[derive(Debug)]
@@ -19,8 +19,10 @@ pub(super) enum Entry {
 pub(super) struct Call {
     /// That of the request; the answer carries it too.
     pub(super) timestamp: u64,
-    pub(super) reply: Reply,
-    pub(super) create: bool,
+    /// How its answer is written.
+    pub(super) style: Style,
+    /// Whether clients of the base profile parse its answer.
+    pub(super) parsed: bool,
     pub(super) read_only: bool,
     pub(super) cancelled: bool,
     pub(super) request_bytes: usize,

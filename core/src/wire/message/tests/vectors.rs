@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::action::Role;
 use crate::error::ErrorCode;
 use crate::wire::frame::{Frame, FrameType, LENGTH_MAX};
 use crate::wire::message::*;
@@ -251,4 +252,24 @@ fn auth() {
         let reply = AuthReply::decode(&bytes(row)).unwrap();
         assert_eq!(json(&reply.encode().unwrap()), *row);
     }
+    let extended = AuthReply {
+        success: true,
+        message: "welcome".into(),
+        features: vec![EXTENDED.into()],
+        session: Some("s-1".into()),
+        node: Some(NodeName {
+            name: "node-01".into(),
+            uuid: "0a1b2c3d-0000-4000-8000-00000000000c".into(),
+            version: "3.0.0".into(),
+        }),
+        limits: Some(SessionLimits {
+            max_frame: 16 << 20,
+            max_streams: 100,
+            max_inflight: 1024,
+        }),
+        role: Some(Role::Operator),
+        token: None,
+    };
+    let last = rows(&vectors["replies"]).last().map(bytes).unwrap();
+    assert_eq!(AuthReply::decode(&last), Ok(extended));
 }

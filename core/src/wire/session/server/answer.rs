@@ -9,12 +9,10 @@ use crate::action::{Action, Item, Outcome};
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::FrameType;
 use crate::wire::message::{
-    AuthReply, EXTENDED, Profile, Reply, SessionLimits, Style, encode_base_error, encode_credit,
-    encode_error, encode_item, encode_outcome,
+    AuthReply, EXTENDED, Profile, SessionLimits, encode_base_error, encode_credit, encode_error,
+    encode_item, encode_outcome,
 };
 
-/// Timestamps above it are milliseconds: the client that sends those reads configs in camelCase.
-const MILLISECONDS: u64 = 100_000_000_000;
 /// An answer with nothing to say.
 const NOTHING: &[u8] = b"{}";
 
@@ -101,21 +99,25 @@ impl ServerSession {
         self.close(Some(error.clone()));
     }
 
-    /// Answers a call, or a node-to-node frame, or refuses a stream. Without effect when the id is not
-    /// live any more.
+    /// Answers a call, refuses a stream, or answers a node-to-node frame: after an error the session goes
+    /// on, and otherwise the connection is the hand-over's. Without effect when the id is not live. A
+    /// stream with nothing to say ends well.
     pub(crate) fn reply(&mut self, id: &Id, result: Result<&Outcome, &DWCPError>) {
+        if result.is_ok() && self.live.stream(id).is_some() {
+            return self.end(id, None);
+        }
         match self.live.remove(id) {
             Some(Entry::Call(call)) => self.answer(id, &call, result),
-            Some(entry) => {
-                if matches!(entry, Entry::Peer) {
-                    self.phase = Phase::Serving;
-                    self.unread = self.reader.buffered() > 0;
+            Some(entry) => match result {
+                Ok(_) => self.answer_small(self.reply_type(), 0, id, NOTHING),
+                Err(error) => {
+                    if matches!(entry, Entry::Peer) {
+                        self.phase = Phase::Serving;
+                        self.unread = self.reader.buffered() > 0;
+                    }
+                    self.error(id, 0, true, error);
                 }
-                match result {
-                    Ok(_) => self.answer_small(FrameType::Ok, 0, id, NOTHING),
-                    Err(error) => self.error(id, 0, error),
-                }
-            }
+            },
             None => {}
         }
     }
@@ -133,18 +135,9 @@ impl ServerSession {
             Ok(outcome) => outcome,
             Err(error) => return self.answer_error(id, call, error),
         };
-        let (frame_type, style) = match self.profile {
-            Profile::Extended => (FrameType::Ok, Style::Extended),
-            Profile::Base => (
-                FrameType::Vm,
-                Style::Base {
-                    create: call.create,
-                    camel_case: call.timestamp > MILLISECONDS,
-                },
-            ),
-        };
+        let frame_type = self.reply_type();
         let sent = self.out.frame_with(frame_type, call.timestamp, id, |out| {
-            out.extend_from_slice(&encode_outcome(outcome, style)?);
+            out.extend_from_slice(&encode_outcome(outcome, call.style)?);
             Ok(())
         });
         if let Err(error) = sent {
@@ -153,28 +146,30 @@ impl ServerSession {
     }
 
     fn answer_error(&mut self, id: &Id, call: &Call, error: &DWCPError) {
+        self.error(id, call.timestamp, call.parsed, error);
+    }
+
+    /// An error, as the profile writes it for an answer that clients parse or do not.
+    pub(super) fn error(&mut self, id: &str, timestamp: u64, parsed: bool, error: &DWCPError) {
         match self.profile {
-            Profile::Extended => self.error(id, call.timestamp, error),
+            Profile::Extended => {
+                let payload = encode_error(error, id);
+                self.answer_small(FrameType::Error, timestamp, id, &payload);
+            }
             Profile::Base => {
-                // Which form it has depends on whether the answer would be parsed.
-                let unparsed = !matches!(
-                    call.reply,
-                    Reply::VM
-                        | Reply::VMs
-                        | Reply::Metrics
-                        | Reply::Migration
-                        | Reply::Snapshot
-                        | Reply::Snapshots
-                );
-                let payload = encode_base_error(error, unparsed.then_some(&Action::Health));
-                self.answer_small(FrameType::Vm, call.timestamp, id, &payload);
+                // Any action whose answer they do not parse will do.
+                let action = (!parsed).then_some(&Action::Health);
+                let payload = encode_base_error(error, action);
+                self.answer_small(FrameType::Vm, timestamp, id, &payload);
             }
         }
     }
 
-    fn error(&mut self, id: &str, timestamp: u64, error: &DWCPError) {
-        let payload = encode_error(error, id);
-        self.answer_small(FrameType::Error, timestamp, id, &payload);
+    fn reply_type(&self) -> FrameType {
+        match self.profile {
+            Profile::Extended => FrameType::Ok,
+            Profile::Base => FrameType::Vm,
+        }
     }
 
     /// An answer that is short, unless an error's text is not.
@@ -257,7 +252,7 @@ impl ServerSession {
         }
         self.live.remove(id);
         match error {
-            Some(error) => self.error(id, 0, error),
+            Some(error) => self.error(id, 0, true, error),
             None => self.answer_small(FrameType::End, 0, id, NOTHING),
         }
     }

@@ -90,9 +90,9 @@ pub(crate) enum ServerEvent {
     Credit { id: Id },
     /// Typed on the open console stream `id`. [`ServerSession::data_taken`] makes room for more.
     Data { id: Id, bytes: Bytes },
-    /// A node-to-node frame as it came. Answered by [`ServerSession::reply`] with the frame's id, or by
-    /// taking the connection over ([`ServerSession::into_rest`]); nothing else is read before. The
-    /// application checks the role.
+    /// A node-to-node frame as it came, and the application checks the role. [`ServerSession::reply`]
+    /// with the frame's id refuses it, or accepts it; then the connection is the hand-over's
+    /// ([`ServerSession::into_rest`]). Nothing else is read before.
     Peer { frame: Frame },
     /// The last event: all is answered after the peer's half-close, or the session is over for this
     /// reason. What is in flight has no answer any more. Send what waits, half-close, drain, close.
@@ -155,7 +155,7 @@ pub(crate) struct ServerSession {
     frame_limit: Limit,
     /// For a peer that has too much to read.
     stall_limit: Limit,
-    /// What waited to be sent when that limit began.
+    /// What waited to be sent when last looked at.
     stalled_at: usize,
     keep_alive: KeepAlive,
 }
@@ -290,7 +290,7 @@ impl ServerSession {
 
     /// Whether nothing is being answered.
     pub(crate) fn is_idle(&self) -> bool {
-        self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. })
+        self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. } | Phase::Peer)
     }
 
     pub(crate) fn profile(&self) -> Profile {
@@ -378,13 +378,13 @@ impl ServerSession {
         }
         let incomplete = self.reader.buffered() > 0 && self.reads() && !self.unread;
         self.frame_limit.set(incomplete);
-        if self.out.len() < self.stalled_at {
+        if self.out.len() < self.stalled_at && self.stall_limit != Limit::Off {
+            // Whoever reads is there, although what it sends is not read meanwhile.
             self.stall_limit = Limit::Off;
+            self.keep_alive.answered();
         }
         self.stall_limit.set(self.out.is_full());
-        if self.stall_limit == Limit::Beginning {
-            self.stalled_at = self.out.len();
-        }
+        self.stalled_at = self.out.len();
         if self.ended && !self.unread {
             for id in self.live.cancel_streams() {
                 self.events.push_back(ServerEvent::Cancel { id });

@@ -5,11 +5,12 @@ use bytes::Bytes;
 use super::super::live::{Call, Entry, Stream, Typing};
 use super::super::{Id, PING_PAYLOAD_MAX};
 use super::{Phase, ServerEvent, ServerSession};
-use crate::action::{Action, Subscription};
+use crate::action::Subscription;
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::{FrameRef, FrameType, Head};
 use crate::wire::message::{
-    Profile, Reply, Request, decode_credit, encode_base_error, encode_base_refusal, encode_error,
+    Profile, Reply, Request, Style, decode_credit, encode_base_error, encode_base_refusal,
+    encode_error,
 };
 
 impl ServerSession {
@@ -101,19 +102,16 @@ impl ServerSession {
         if self.live.contains(head.id) {
             return self.live_again(head.id);
         }
+        let request = Request::decode(head.frame_type, frame.payload, self.profile);
         // An extended peer could not tell the answer from an error that concerns the connection.
         if head.id.is_empty()
             && self.profile == Profile::Extended
-            && head.frame_type != FrameType::Migration
+            && !matches!(request, Ok(Request::Peer))
         {
             let nameless = DWCPError::Protocol("the peer sent a request without an id".into());
             return self.violation(None, nameless);
         }
-        let served = match &self.going_away {
-            Some(why) => Err(DWCPError::Unavailable(why.clone())),
-            None => Request::decode(head.frame_type, frame.payload, self.profile)
-                .and_then(|request| self.serve(frame, request)),
-        };
+        let served = request.and_then(|request| self.serve(frame, request));
         if let Err(error) = served {
             self.refuse_request(head, frame.payload, &error);
         }
@@ -131,6 +129,12 @@ impl ServerSession {
     ///
     /// Why it is not served; then its id is free again.
     fn serve(&mut self, frame: FrameRef<'_>, request: Request) -> Result<()> {
+        // What nodes say to each other belongs to migrations that run.
+        if let Some(why) = &self.going_away
+            && !matches!(request, Request::Peer)
+        {
+            return Err(DWCPError::Unavailable(why.clone()));
+        }
         let id = Id::from(frame.head.id);
         match request {
             Request::Call { action, deadline } => {
@@ -142,8 +146,11 @@ impl ServerSession {
                 }
                 let call = Entry::Call(Call {
                     timestamp: frame.head.timestamp,
-                    reply: Reply::of(&action),
-                    create: matches!(action, Action::Create { .. }),
+                    style: match self.profile {
+                        Profile::Base => Style::base(&action, frame.head.timestamp),
+                        Profile::Extended => Style::Extended,
+                    },
+                    parsed: is_parsed(Reply::of(&action)),
                     read_only: action.is_read_only(),
                     cancelled: false,
                     request_bytes: frame.payload.len(),
@@ -283,5 +290,19 @@ impl ServerSession {
                 bytes: Bytes::copy_from_slice(payload),
             });
         }
+    }
+}
+
+/// Whether clients of the base profile parse an answer of this kind, so that an error must be no JSON.
+const fn is_parsed(reply: Reply) -> bool {
+    match reply {
+        Reply::VM
+        | Reply::VMs
+        | Reply::Metrics
+        | Reply::Migration
+        | Reply::Snapshot
+        | Reply::Snapshots => true,
+        // The rest is empty, or not of that profile.
+        _ => false,
     }
 }
