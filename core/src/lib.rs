@@ -176,3 +176,33 @@ pub use node::{Backend, Node, NodeBuilder, NodeKeys};
 
 #[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod test_support;
+
+/// What the targets in `fuzz/` call, and nobody else.
+#[cfg(all(fuzzing, feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// See `wire::session::fuzz_frames`.
+    pub fn frames(data: &[u8]) {
+        crate::wire::session::fuzz_frames(data);
+    }
+
+    /// See `wire::message::fuzz_messages`.
+    pub fn messages(data: &[u8]) {
+        crate::wire::message::fuzz_messages(data);
+    }
+
+    /// See `wire::session::fuzz_session`.
+    pub fn sessions(data: &[u8]) {
+        crate::wire::session::fuzz_session(data);
+    }
+
+    /// See `migration::fuzz_migration`.
+    pub fn migration(data: &[u8]) {
+        crate::migration::fuzz_migration(data);
+    }
+
+    /// See `snapshot::fuzz_snapshot`.
+    pub fn snapshot(data: &[u8]) {
+        crate::snapshot::fuzz_snapshot(data);
+    }
+}

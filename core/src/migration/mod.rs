@@ -15,6 +15,8 @@ mod destination;
 mod engine;
 #[cfg(test)]
 pub(crate) mod faults;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod link;
 mod offer;
 mod pacer;
@@ -31,6 +33,8 @@ mod tests;
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };
+#[cfg(fuzzing)]
+pub(crate) use fuzz::fuzz_migration;
 pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
 pub(crate) use offer::Offer;
 pub(crate) use progress::Progress;

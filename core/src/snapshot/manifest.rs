@@ -225,7 +225,7 @@ impl Manifest {
 const SEAL: &str = ",\n  \"crc32c\": \"";
 
 /// The end of a file that begins with `body`.
-fn seal(body: &str) -> String {
+pub(super) fn seal(body: &str) -> String {
     format!("{SEAL}{:08x}\"\n}}\n", crc32c::crc32c(body.as_bytes()))
 }
 

@@ -43,6 +43,8 @@
 
 mod capture;
 mod directory;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod index;
 mod manifest;
 mod restore;
@@ -56,6 +58,8 @@ pub(crate) use capture::{NotCaptured, capture};
 #[cfg(test)]
 pub(crate) use directory::Step;
 pub(crate) use directory::{Found, Root};
+#[cfg(fuzzing)]
+pub(crate) use fuzz::fuzz_snapshot;
 pub(crate) use manifest::{Manifest, Of};
 pub(crate) use restore::Opened;
 
