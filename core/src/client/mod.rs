@@ -36,6 +36,18 @@ use crate::action::{Action, Outcome, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::model::{ClientMetrics, Health, NodeInfo};
 
+/// Asks the node at `address` on behalf of somebody with that role, as a node. Connects when it is first
+/// asked.
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn forwarder(
+    address: crate::transport::Address,
+    tls: Option<crate::transport::ClientTls>,
+    api_key: Option<String>,
+    role: crate::action::Role,
+) -> Result<Arc<dyn Service>> {
+    Ok(Arc::new(Remote::forwarding(address, tls, api_key, role)?))
+}
+
 /// A client of one node. Cheap to clone; clones share their connections.
 ///
 /// [`Client::new`] connects to a node over TCP, TLS or a Unix socket. `Node::client` gives one for a

@@ -84,6 +84,7 @@ impl Listener {
     }
 
     /// Where it listens, with the port that it got where none was asked for.
+    #[cfg(test)]
     pub(crate) fn local_address(&self) -> &Address {
         &self.address
     }
@@ -133,6 +134,7 @@ impl Pending {
     }
 
     /// Whether the peer is on this host.
+    #[cfg(test)]
     pub(crate) fn is_local(&self) -> bool {
         match &self.stream {
             Raw::Tcp(tcp) => stream::is_loopback(tcp),
