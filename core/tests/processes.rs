@@ -169,6 +169,7 @@ async fn a_vm_goes_there_and_back_twice_over_tls() {
             there.client(dir.path()).await.vm(),
         ];
         let vm = started(&clients[0], busy("traveller")).await;
+        let mut events = clients[0].watch(&vm.id).await.unwrap();
         for hop in 0..4 {
             let (from, to) = (&clients[hop % 2], &clients[(hop + 1) % 2]);
             let target = [there.name, here.name][hop % 2];
@@ -181,6 +182,13 @@ async fn a_vm_goes_there_and_back_twice_over_tls() {
             let now = to.get(&vm.id).await.unwrap();
             assert_eq!((now.state, now.node.as_str()), (VMState::Running, target));
             whole(to, &vm.id).await;
+            // The node that it left says where it is, and its watchers go on there.
+            let now = from.get(&vm.id).await.unwrap();
+            assert_eq!((now.state, now.node.as_str()), (VMState::Running, target));
+            wait(&mut events, |event| {
+                (event.vm.node.as_str(), event.vm.state) == (target, VMState::Running)
+            })
+            .await;
         }
         // It can be ended where it is.
         clients[0].stop(&vm.id, false).await.unwrap();

@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dwcp::{
-    Backend, Client, ClientConfig, DWCPError, Events, LostEvents, Node, VMClient, VMEvent,
-    VMEventType, VMState,
+    Backend, Client, ClientConfig, DWCPError, Events, LostEvents, MigrationOptions, Node, VMClient,
+    VMEvent, VMEventType, VMState,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -331,6 +331,93 @@ async fn a_watcher_that_comes_back_too_late_is_told_how_many_it_lost() {
             (VMEventType::Updated, lost.next + missed)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_follows_a_vm_that_moves_also_over_another_connection() {
+    let start = async |name| {
+        let node = Node::builder(name).backend(Backend::Sim);
+        node.listen("127.0.0.1:0").start().await.unwrap()
+    };
+    let (here, there) = (start("node-01").await, start("node-02").await);
+    for (one, other) in [(&here, &there), (&there, &here)] {
+        let address = other.address().unwrap().to_string();
+        one.add_peer(other.name(), address).unwrap();
+    }
+    let proxy = Proxy::start(here.address().unwrap()).await;
+    let client = remote(proxy.port).await;
+    let vms = client.vm();
+    let vm = vms.create(config("traveller")).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    // So that the events here have higher numbers than those there.
+    change_all(&here.client().vm(), &vm.id, 1000..1100).await;
+    let mut events = vms.watch(&vm.id).await.unwrap();
+    let before = currents(&mut events, 1).await[0].clone();
+    assert_eq!(before.store.as_deref(), Some(here.uuid()));
+
+    let options = MigrationOptions {
+        encrypt_transport: false,
+        max_downtime: 10_000,
+        ..MigrationOptions::default()
+    };
+    vms.migrate(&vm.id, "node-02", options).await.unwrap();
+    let arrived = loop {
+        let event = next(&mut events).await;
+        if event.event_type == VMEventType::Current {
+            break event;
+        }
+    };
+    assert_eq!(arrived.store.as_deref(), Some(there.uuid()));
+    assert_eq!(arrived.vm.node, "node-02");
+    assert!(arrived.seq < before.seq, "{} here", before.seq);
+    // The node it left answers for it.
+    let now = vms.get(&vm.id).await.unwrap();
+    assert_eq!(
+        (now.state, now.node.as_str()),
+        (VMState::Running, "node-02")
+    );
+
+    let mut last = arrived.seq;
+    for round in 0..3 {
+        if round > 0 {
+            proxy.cut();
+        }
+        let numbers = 20 * round..20 * (round + 1);
+        for number in numbers.clone() {
+            change(&there.client().vm(), &vm.id, number).await.unwrap();
+        }
+        for wanted in numbers {
+            let event = loop {
+                let event = next(&mut events).await;
+                assert!(event.seq > last, "{event:?}");
+                last = event.seq;
+                assert!(
+                    !matches!(event.event_type, VMEventType::Current | VMEventType::Lost),
+                    "it did not go on where it was: {event:?}"
+                );
+                if event.event_type == VMEventType::Updated {
+                    break event;
+                }
+            };
+            assert_eq!(number(&event), wanted, "round {round}");
+        }
+    }
+    // What it changes through the node it left happens where it is.
+    change(&vms, &vm.id, 2000).await.unwrap();
+    assert_eq!(
+        there.client().vm().get(&vm.id).await.unwrap().labels[LABEL],
+        "2000"
+    );
+    vms.stop(&vm.id, true).await.unwrap();
+    vms.destroy(&vm.id).await.unwrap();
+    loop {
+        let event = next(&mut events).await;
+        if event.event_type == VMEventType::Destroyed {
+            break;
+        }
+    }
+    assert!(events.next().await.is_none());
+    assert_eq!(events.error(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
