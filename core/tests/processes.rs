@@ -5,14 +5,6 @@
 
 mod support;
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-#[path = "support/node_process.rs"]
-mod node_process;
-
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -23,7 +15,7 @@ use dwcp::{
     VM, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
-use node_process::{NodeProcess, backends};
+use support::node_process::{NodeProcess, backends};
 use support::{config, skipped, wait, wait_for, with};
 use tempfile::TempDir;
 

@@ -6,20 +6,6 @@
 
 mod support;
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-#[path = "support/node_process.rs"]
-mod node_process;
-#[allow(
-    unreachable_pub,
-    reason = "it is written as the other helpers of tests are"
-)]
-#[path = "support/proxy.rs"]
-mod proxy;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -33,9 +19,9 @@ use dwcp::{
 };
 use futures::StreamExt;
 use futures::future::join_all;
-use node_process::NodeProcess;
-use proxy::Proxy;
 use support::config;
+use support::node_process::NodeProcess;
+use support::proxy::Proxy;
 use tokio::sync::watch;
 
 /// The changes of the long story.
