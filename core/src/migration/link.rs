@@ -17,6 +17,7 @@ use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
 use crate::transport::{self, Address, Blocking, ClientTls};
 use crate::wire::frame::{Frame, FrameType};
+use crate::wire::message::decode_error;
 
 /// Longest control message: an offer carries a VM's config with all its annotations.
 pub(crate) const FRAME_MAX: usize = 2 << 20;
@@ -293,7 +294,11 @@ pub(super) struct Link {
     stream: Blocking,
     uuid: String,
     clock: Arc<Mutex<PeerClock>>,
+    refusal: Refusal,
 }
+
+/// The error with which the peer's node answered in place of a hand-over's other side.
+type Refusal = Arc<Mutex<Option<DWCPError>>>;
 
 impl Link {
     /// Takes over a connection: `arrived` is called, from a thread of its own, with each message, and
@@ -306,12 +311,19 @@ impl Link {
         let stream = incoming.try_clone()?;
         let clock = Arc::new(Mutex::new(PeerClock::new(Instant::now())));
         let listening = Arc::clone(&clock);
+        let refusal = Refusal::default();
+        let refused = Arc::clone(&refusal);
         spawn("dwcp-control", move || {
             work_as(Work::Control);
             loop {
                 let next = read_frame(&mut incoming).and_then(|frame| {
                     let now = Instant::now();
                     let Some(frame) = frame else { return Ok(None) };
+                    if frame.frame_type == FrameType::Error {
+                        let error = decode_error(&frame.payload);
+                        *lock(&refused) = Some(error.clone());
+                        return Err(error);
+                    }
                     let envelope: Envelope = serde_json::from_slice(&frame.payload)?;
                     if let Some(stamp) = envelope.stamp {
                         lock(&listening).heard(stamp, now);
@@ -334,7 +346,13 @@ impl Link {
             stream,
             uuid: uuid.to_owned(),
             clock,
+            refusal,
         })
+    }
+
+    /// Why the peer's node refused the connection, if it did.
+    pub(super) fn refusal(&self) -> Option<DWCPError> {
+        lock(&self.refusal).clone()
     }
 
     /// A moment, as the peer is told it.
@@ -359,8 +377,8 @@ impl Link {
     }
 }
 
-fn lock(clock: &Mutex<PeerClock>) -> MutexGuard<'_, PeerClock> {
-    clock.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of_both: &Mutex<T>) -> MutexGuard<'_, T> {
+    of_both.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Link {

@@ -223,8 +223,14 @@ impl Driver {
             Event::Input(input) => self.feed(input),
             Event::Heard(number, _) if number != self.link_number => {}
             Event::Heard(_, None) => {
-                self.link = None;
-                self.feed(SourceInput::LinkLost);
+                let refusal = self.link.take().and_then(|link| link.refusal());
+                self.feed(match refusal {
+                    // It is no other side of a hand-over that says so, but its node: nothing began.
+                    Some(error) if self.marks.sent.is_none() => {
+                        SourceInput::Failed(error.to_string())
+                    }
+                    _ => SourceInput::LinkLost,
+                });
             }
             Event::Heard(_, Some(envelope)) => self.heard(*envelope),
             Event::Linked(stream, first) => {

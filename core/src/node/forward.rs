@@ -55,10 +55,15 @@ impl Shared {
         let role = subscription.required_role();
         let vm_id = subscription.vm_id().unwrap_or_default().to_owned();
         let there = self.forwarder(&vm_id, node, role)?;
-        // A cursor is one of this node's store, of which the other knows nothing: it begins with the
-        // present state.
+        // Of a cursor of this node's store the other knows nothing: it begins with the present state.
+        // One of another store was learnt over there.
         let subscription = match subscription {
-            Subscription::Watch { vm_id, filters, .. } => Subscription::Watch {
+            Subscription::Watch {
+                vm_id,
+                filters,
+                store,
+                ..
+            } if store.as_ref().is_none_or(|store| *store == self.uuid) => Subscription::Watch {
                 vm_id,
                 filters,
                 since: None,

@@ -103,12 +103,13 @@ impl Shared {
                         Cursor::Foreign => 1,
                     };
                     let count = look.next.saturating_sub(from);
-                    lost(LostEvents {
+                    let missed = LostEvents {
                         count,
                         next: look.next,
-                    })
+                    };
+                    lost(missed, &self.uuid)
                 }));
-                first.extend(look.vms.iter().map(|vm| current(vm, last)));
+                first.extend(look.vms.iter().map(|vm| current(vm, last, &self.uuid)));
                 look.next
             }
         };
@@ -158,7 +159,7 @@ impl Shared {
                 }
                 Some(Read::Lost(missed)) => {
                     from = missed.next;
-                    let item = Item::Event(Box::new(lost(missed)));
+                    let item = Item::Event(Box::new(lost(missed, &self.uuid)));
                     if sink.send(Ok(item)).await.is_err() {
                         return;
                     }
@@ -293,25 +294,27 @@ impl Watch {
 }
 
 /// The present state of a VM, as the first item of a watch.
-fn current(vm: &Arc<VM>, seq: u64) -> VMEvent {
+fn current(vm: &Arc<VM>, seq: u64, store: &str) -> VMEvent {
     VMEvent {
         seq,
         event_type: VMEventType::Current,
         message: format!("is {}", vm.state),
         timestamp: Timestamp::now(),
         vm: VM::clone(vm),
+        store: Some(store.to_owned()),
         ..VMEvent::default()
     }
 }
 
 /// What says that events are missing.
-fn lost(missed: LostEvents) -> VMEvent {
+fn lost(missed: LostEvents, store: &str) -> VMEvent {
     VMEvent {
         seq: missed.next.saturating_sub(1),
         event_type: VMEventType::Lost,
         message: format!("{} events are no longer kept", missed.count),
         timestamp: Timestamp::now(),
         lost: Some(missed),
+        store: Some(store.to_owned()),
         ..VMEvent::default()
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 pub mod node_process;
+pub mod proxy;
 pub mod raw;
 
 use std::fmt::Display;

@@ -45,7 +45,7 @@ struct Watch {
     currents: Option<HashSet<String>>,
     /// When, by the node's clock, the present state was that.
     began: Timestamp,
-    /// The store of this connection's node.
+    /// The store of whoever numbers what comes: this connection's node, or the one it forwards from.
     here: Option<String>,
     /// Nothing has come over this connection yet.
     first: bool,
@@ -196,6 +196,14 @@ impl Resume {
 impl Watch {
     fn take(&mut self, event: Box<VMEvent>) -> Option<Box<VMEvent>> {
         let first = std::mem::take(&mut self.first);
+        if let Some(store) = &event.store {
+            if self.store.as_ref().is_some_and(|known| known != store) {
+                // The VM moved: another node says how it is there, and numbers what follows.
+                self.cursor = None;
+                self.resumed = false;
+            }
+            self.here = Some(store.clone());
+        }
         match event.event_type {
             VMEventType::Lost => self.lost(event, first),
             VMEventType::Current => self.current(event),
@@ -221,13 +229,13 @@ impl Watch {
         let next = event
             .lost
             .map_or(event.seq.saturating_add(1), |lost| lost.next);
-        self.advance(next.saturating_sub(1));
         if first {
             // The cursor was refused, and the present state follows.
             self.resumed = false;
             self.currents = Some(HashSet::new());
             self.began = event.timestamp;
         }
+        self.advance(next.saturating_sub(1));
         (!std::mem::take(&mut self.probing)).then_some(event)
     }
 
@@ -252,7 +260,10 @@ impl Watch {
 
     fn advance(&mut self, seq: u64) {
         self.cursor = Some(seq);
-        self.store.clone_from(&self.here);
+        // A cursor that was accepted is of the store it was of.
+        if !self.resumed || self.store.is_none() {
+            self.store.clone_from(&self.here);
+        }
     }
 }
 
@@ -328,6 +339,38 @@ mod tests {
         resume.opened(Some("t".into()));
         assert!(resume.take(event(VMEventType::Lost, 2, "")).is_some());
         assert_eq!(cursor(&mut resume), at(2, "t"));
+    }
+
+    #[test]
+    fn a_vm_that_moves_takes_its_numbers_from_where_it_is() {
+        let tagged = |event_type, seq, store: &str| match event(event_type, seq, "a") {
+            Item::Event(mut event) => {
+                event.store = Some(store.to_owned());
+                Item::Event(event)
+            }
+            other => other,
+        };
+        let mut resume = watch(Some("a"), None);
+        assert_eq!(cursor(&mut resume), (None, None));
+        resume.opened(Some("s".into()));
+        let current = tagged(VMEventType::Current, 40, "s");
+        assert!(resume.take(current).is_some());
+        assert!(resume.take(event(VMEventType::Migrated, 41, "a")).is_some());
+        // Lower numbers, of another store, over the same connection.
+        let current = tagged(VMEventType::Current, 3, "t");
+        assert!(resume.take(current).is_some());
+        assert!(resume.take(event(VMEventType::Updated, 4, "a")).is_some());
+        assert_eq!(cursor(&mut resume), at(4, "t"));
+        // And they stay that store's, over another connection to the first node.
+        resume.opened(Some("s".into()));
+        assert!(resume.take(event(VMEventType::Updated, 4, "a")).is_none());
+        assert!(resume.take(event(VMEventType::Updated, 5, "a")).is_some());
+        assert_eq!(cursor(&mut resume), at(5, "t"));
+        // Back where it was.
+        resume.opened(Some("s".into()));
+        assert!(resume.take(tagged(VMEventType::Lost, 50, "s")).is_some());
+        assert!(resume.take(tagged(VMEventType::Current, 50, "s")).is_some());
+        assert_eq!(cursor(&mut resume), at(50, "s"));
     }
 
     #[test]
