@@ -764,11 +764,14 @@ async fn a_call_that_nobody_waits_for_ends_nevertheless() {
 #[tokio::test]
 async fn a_node_says_what_it_is() {
     let kvm = |node: &Node| node.backend() == Backend::Kvm;
+    let data = tempfile::tempdir().unwrap();
     for node in nodes("a_node_says_what_it_is", |node| {
+        // One for each: a directory is for one node at a time.
+        let own = dwcp::model::new_uuid();
         node.labels([("rack", "7")])
             .peer("node-02", "10.0.0.2:9000")
             .listen("127.0.0.1:0")
-            .data_dir("./data")
+            .data_dir(data.path().join(own))
     })
     .await
     {

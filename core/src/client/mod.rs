@@ -25,12 +25,28 @@ pub use self::config::ClientConfig;
 use self::counters::Counters;
 pub use self::pool::ClientPool;
 use self::remote::Remote;
+#[cfg_attr(
+    not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
+    allow(unused_imports, reason = "only a node takes them from here")
+)]
 pub(crate) use self::service::{BoxFuture, ItemSink, ItemStream, Service};
 pub use self::streams::{Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress};
 pub use self::vm::VMClient;
 use crate::action::{Action, Outcome, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::model::{ClientMetrics, Health, NodeInfo};
+
+/// Asks the node at `address` on behalf of somebody with that role, as a node. Connects when it is first
+/// asked.
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn forwarder(
+    address: crate::transport::Address,
+    tls: Option<crate::transport::ClientTls>,
+    api_key: Option<String>,
+    role: crate::action::Role,
+) -> Result<Arc<dyn Service>> {
+    Ok(Arc::new(Remote::forwarding(address, tls, api_key, role)?))
+}
 
 /// A client of one node. Cheap to clone; clones share their connections.
 ///

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
@@ -47,6 +48,7 @@ pub(crate) struct ItemStream(pub(super) mpsc::Receiver<Result<Item>>);
 
 impl ItemStream {
     /// The next item; `None` at the end.
+    #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item>>> {
         self.0.poll_recv(cx)
     }

@@ -212,6 +212,7 @@ mod tests {
     fn says(from: &str, body: Body) -> Envelope {
         Envelope {
             from: from.into(),
+            stamp: None,
             timing: None,
             message: Message {
                 session: "m".into(),
@@ -222,9 +223,9 @@ mod tests {
     }
 
     /// A destination that answers each message with the next of these, and what it heard.
-    fn peer(answers: Vec<Envelope>) -> (SocketAddr, std::thread::JoinHandle<Vec<Body>>) {
+    fn peer(answers: Vec<Envelope>) -> (Dial, std::thread::JoinHandle<Vec<Body>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = Dial::from(listener.local_addr().unwrap());
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let (mut heard, mut answers) = (Vec::new(), answers.into_iter());
@@ -251,7 +252,7 @@ mod tests {
             node_uuid: "here",
             host: &host,
         };
-        let outcome = recovered.ask(address, PATIENCE);
+        let outcome = recovered.ask(&address, PATIENCE);
         (
             outcome,
             thread.join().unwrap(),
@@ -271,7 +272,7 @@ mod tests {
             node_uuid: "here",
             host: &host,
         };
-        let silent = recovered().ask(address, Duration::from_millis(100));
+        let silent = recovered().ask(&address, Duration::from_millis(100));
         assert!(silent.is_err(), "{silent:?}");
         assert_eq!(thread.join().unwrap(), [Body::Resolve]);
         assert!(host.0.lock().unwrap().is_empty());
@@ -308,7 +309,7 @@ mod tests {
             ),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (far, _) = listener.accept().unwrap();
             let host = Told::default();
             let recovered = Recovered {
@@ -318,7 +319,7 @@ mod tests {
                 host: &host,
             };
             let first = says("there", first);
-            let outcome = recovered.answer(far, first, Duration::from_millis(20));
+            let outcome = recovered.answer(far.into(), first, Duration::from_millis(20));
             assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
             let mut last = None;
             while let Ok(Some(frame)) = link::read_frame(&mut near) {

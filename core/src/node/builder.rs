@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::forward::Forwarders;
 use super::info::host_memory;
 use super::keys::{Key, Keys};
 use super::migrations::Migrations;
@@ -294,6 +295,7 @@ impl NodeBuilder {
             peers: RwLock::new(self.peers),
             dial_tls,
             keys: Keys::new(keys),
+            forwarders: Forwarders::default(),
             server: Server::new(limits.max_connections),
             migrations: Migrations::new(Arc::clone(&store), &mut loaded),
             store,

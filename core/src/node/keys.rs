@@ -86,6 +86,16 @@ impl Principal {
         }
     }
 
+    /// The same, where a node asks for somebody else, whose role it has checked: up to operator.
+    pub(super) fn on_behalf(self, role: Option<Role>) -> Principal {
+        match role {
+            Some(role) if (self.role == Role::Node || self.open) && Role::Operator.allows(role) => {
+                Principal { role, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// # Errors
     ///
     /// `permission_denied` naming what was asked, the role it needs, and the one there is.
@@ -300,6 +310,21 @@ mod tests {
         assert!(denied(Role::Viewer, Role::Operator) && denied(Role::Operator, Role::Admin));
         assert!(denied(Role::Admin, Role::Node) && denied(Role::Node, Role::Viewer));
         assert!(!denied(Role::Node, Role::Node) && !denied(Role::Admin, Role::Viewer));
+        let peer = Principal {
+            name: "p".into(),
+            role: Role::Node,
+            open: false,
+        };
+        for (asked, granted) in [
+            (None, Role::Node),
+            (Some(Role::Viewer), Role::Viewer),
+            (Some(Role::Operator), Role::Operator),
+            (Some(Role::Admin), Role::Node),
+        ] {
+            assert_eq!(peer.clone().on_behalf(asked).role, granted, "{asked:?}");
+        }
+        let viewer = keys().principal("viewer-key").unwrap();
+        assert_eq!(viewer.on_behalf(Some(Role::Operator)).role, Role::Viewer);
         let anyone = Principal::anonymous();
         assert!(anyone.check("prepare", Role::Node).is_ok());
     }

@@ -48,6 +48,23 @@ pub(super) async fn migrate(
     Ok(progress.status())
 }
 
+/// How a migration goes that was asked for before with the same key.
+pub(super) async fn known(shared: &Arc<Shared>, action: &Action) -> Option<MigrationStatus> {
+    let Action::Migrate {
+        vm_id,
+        target_node,
+        options,
+        key: Some(key),
+    } = action
+    else {
+        return None;
+    };
+    let asked = Asked::new(key.clone(), &(vm_id, target_node, options)).ok()?;
+    let unknown = async { Err(DWCPError::NotFound("it was not asked for before".into())) };
+    let progress = shared.migrations.started.once(&asked, unknown).await;
+    Some(progress.ok()?.status())
+}
+
 /// What this version can be asked for. Permissions may go unused; what is promised and cannot be
 /// kept is refused by its name.
 fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {

@@ -4,7 +4,7 @@
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
 //! `migrations` moves VMs, `snapshots` keeps what they were, `server` lets clients and peers in, `keys`
-//! knows what they may, `peers` how others are reached. `service` is the door: every request comes in
+//! knows what they may, `peers` how others are reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in
 //! as an `Action`.
 //! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
 
@@ -12,6 +12,7 @@
 
 mod builder;
 mod events;
+mod forward;
 mod guest;
 mod info;
 mod keys;
@@ -42,6 +43,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
+use self::forward::Forwarders;
 use self::keys::Keys;
 pub use self::keys::NodeKeys;
 use self::migrations::Migrations;
@@ -122,6 +124,8 @@ pub(crate) struct Shared {
     /// With what peers are dialled, where that is encrypted.
     dial_tls: Option<Arc<ClientTls>>,
     keys: Keys,
+    /// Connections to nodes that VMs moved to.
+    forwarders: Forwarders,
     server: Server,
     /// Migrations under way, and what is remembered of others.
     migrations: Migrations,
@@ -310,6 +314,7 @@ impl Shared {
     /// Those of [`Store::close`].
     fn close(&self) -> Result<()> {
         self.server.close();
+        self.forwarders.clear();
         migrations::close(self);
         for entry in self.registry.close() {
             if let Some(machine) = entry.take_machine() {

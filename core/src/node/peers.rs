@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::Shared;
 use super::builder::MAX_ADDRESS;
@@ -143,6 +143,7 @@ impl Shared {
         peer.check(&name)?;
         let peers = self.peers.write();
         let mut peers = peers.unwrap_or_else(PoisonError::into_inner);
+        self.forwarders.forget(&name);
         peers.insert(name, peer);
         Ok(())
     }
@@ -175,11 +176,6 @@ impl Shared {
     /// Whether what goes to peers is encrypted.
     pub(super) fn dials_with_tls(&self) -> bool {
         self.dial_tls.is_some()
-    }
-
-    /// For dialling.
-    pub(super) fn dial_tls(&self) -> Option<Arc<ClientTls>> {
-        self.dial_tls.clone()
     }
 }
 

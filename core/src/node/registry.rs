@@ -228,6 +228,15 @@ impl Registry {
         active.map(|own| Arc::clone(&own.entry)).collect()
     }
 
+    /// The node that a VM moved to.
+    pub(super) fn moved_to(&self, id: &str) -> Option<String> {
+        let book = self.book();
+        if book.vms.contains_key(id) {
+            return None;
+        }
+        book.moved.to.get(id).cloned()
+    }
+
     /// How many VMs there are, how many run, how many are being moved.
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         let book = self.book();
@@ -717,9 +726,9 @@ impl Book {
 
     fn absent(&self, id: &str) -> DWCPError {
         match self.moved.to.get(id) {
-            Some(node) => DWCPError::Unavailable(format!(
-                "VM {id} moved to the node {node}; ask there: this version does not forward"
-            )),
+            Some(node) => {
+                DWCPError::Unavailable(format!("VM {id} moved to the node {node}; ask there"))
+            }
             None => DWCPError::VMNotFound(id.to_owned()),
         }
     }

@@ -31,7 +31,7 @@ impl Service for Local {
 
     fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { shared.open(subscription).await })
+        Box::pin(async move { shared.open_anywhere(subscription).await })
     }
 
     fn is_open(&self) -> bool {
@@ -45,6 +45,13 @@ impl Shared {
         action.validate()?;
         if let Some(error) = self.registry.why_over(None) {
             return Err(error);
+        }
+        if let Some(node) = action.vm_id().and_then(|id| self.registry.moved_to(id)) {
+            // A migration that is asked for again, with the key it has, is joined: it is what moved it.
+            if let Some(known) = migrations::known(self, &action).await {
+                return Ok(Outcome::Migration(Box::new(known)));
+            }
+            return self.forward(&node, action).await;
         }
         // What is not there, or not legal now, is refused before anything else is looked at; but a
         // migration or a snapshot that is asked for again, with the key it has, is joined.

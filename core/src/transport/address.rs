@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+#[cfg(test)]
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::error::{DWCPError, Result};
@@ -75,6 +77,7 @@ impl Address {
 
     /// Whether it cannot be reached from another host: a Unix socket, or loopback. A name that is
     /// not `localhost` counts as reachable, whatever it resolves to.
+    #[cfg(test)]
     pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,

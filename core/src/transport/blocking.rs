@@ -148,11 +148,13 @@ impl Blocking {
     }
 
     /// Whether what goes over it is encrypted.
+    #[cfg(test)]
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self.kind, Kind::Tls(_))
     }
 
     /// The common name in the certificate that the peer proved to own, where TLS checked one.
+    #[cfg(test)]
     pub(crate) fn peer_certificate_name(&self) -> Option<String> {
         match &self.kind {
             Kind::Tls(tls) => tls.peer_certificate_name(),
@@ -276,6 +278,7 @@ impl Stream {
                 tls.answer();
                 Kind::Tls(Arc::new(tls))
             }
+            #[cfg(test)]
             Stream::Memory(_) => {
                 return Err(DWCPError::Unsupported(
                     "a connection in memory cannot carry a hand-over".into(),

@@ -13,7 +13,9 @@ use std::time::Instant;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection};
 
-use super::tls::{self, ClientTls, Side, handshake_failed};
+#[cfg(test)]
+use super::tls;
+use super::tls::{ClientTls, Side, handshake_failed};
 use crate::error::{DWCPError, Result};
 
 /// Bytes read from the socket at a time. Small enough for the second-level cache together with what
@@ -100,6 +102,7 @@ impl TlsDuplex {
         &self.socket
     }
 
+    #[cfg(test)]
     pub(super) fn peer_certificate_name(&self) -> Option<String> {
         tls::peer_name(&lock(&self.connection))
     }

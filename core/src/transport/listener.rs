@@ -6,13 +6,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::{ServerTls, Side, handshake_failed};
 use super::unix::UnixSocket;
 use super::{Address, Stream, stream};
 use crate::error::{DWCPError, Result};
+
+/// Connections that may wait to be accepted, as far as the system allows: all clients of a node that
+/// come back at once. One that finds no room tries again a second later.
+const BACKLOG: u32 = 4096;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -42,6 +46,29 @@ enum Raw {
     Unix(UnixStream),
 }
 
+/// Listens at the first of a host's addresses that allows it.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut refused = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match listen_at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a node that is started again need not wait for old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Listener {
     /// Listens; over TCP with TLS where `tls` is given. A Unix socket is for this process's user only,
     /// and replaces one on which nobody listens any more.
@@ -57,8 +84,7 @@ impl Listener {
                 address: address.clone(),
             }),
             Address::Tcp { host, port } => {
-                let socket = TcpListener::bind((host.as_str(), *port)).await;
-                let socket = socket.map_err(|e| match e.kind() {
+                let socket = listen(host, *port).await.map_err(|e| match e.kind() {
                     io::ErrorKind::AddrInUse => DWCPError::AlreadyExists(format!(
                         "listen: somebody listens on {address} already"
                     )),
@@ -84,6 +110,7 @@ impl Listener {
     }
 
     /// Where it listens, with the port that it got where none was asked for.
+    #[cfg(test)]
     pub(crate) fn local_address(&self) -> &Address {
         &self.address
     }
@@ -133,6 +160,7 @@ impl Pending {
     }
 
     /// Whether the peer is on this host.
+    #[cfg(test)]
     pub(crate) fn is_local(&self) -> bool {
         match &self.stream {
             Raw::Tcp(tcp) => stream::is_loopback(tcp),

@@ -8,13 +8,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+#[cfg(test)]
+use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio_rustls::TlsStream;
 
 use super::tls;
+#[cfg(test)]
 use crate::error::Result;
 
 /// Silence after which the kernel asks whether the peer is still there, so that a host that vanished
@@ -31,11 +34,13 @@ pub(crate) enum Stream {
     #[cfg(unix)]
     Unix(UnixStream),
     /// One end of a pair within this process.
+    #[cfg(test)]
     Memory(DuplexStream),
 }
 
 impl Stream {
     /// Two ends joined in memory, each way holding at most `capacity` bytes.
+    #[cfg(test)]
     pub(crate) fn pair(capacity: usize) -> (Self, Self) {
         let (one, other) = tokio::io::duplex(capacity);
         (Self::Memory(one), Self::Memory(other))
@@ -46,6 +51,7 @@ impl Stream {
     /// # Errors
     ///
     /// Those of the operating system, and when there is no Tokio runtime.
+    #[cfg(test)]
     pub(crate) fn of_tcp(stream: std::net::TcpStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = TcpStream::from_std(stream)?;
@@ -62,35 +68,41 @@ impl Stream {
     }
 
     /// What to call the peer in logs and messages.
+    #[cfg(test)]
     pub(crate) fn peer_label(&self) -> String {
         let tcp = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
             #[cfg(unix)]
             Self::Unix(_) => return "a unix socket".to_owned(),
+            #[cfg(test)]
             Self::Memory(_) => return "this process".to_owned(),
         };
         label(tcp)
     }
 
     /// Whether the peer is on this host.
+    #[cfg(test)]
     pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Tcp(stream) => is_loopback(stream),
             Self::Tls(stream) => is_loopback(stream.get_ref().0),
             #[cfg(unix)]
             Self::Unix(_) => true,
+            #[cfg(test)]
             Self::Memory(_) => true,
         }
     }
 
     /// Whether what goes over it is encrypted.
+    #[cfg(test)]
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 }
 
 /// What to call the peer of a TCP connection.
+#[cfg(test)]
 pub(super) fn label(stream: &TcpStream) -> String {
     match stream.peer_addr() {
         Ok(address) => address.to_string(),
@@ -98,6 +110,7 @@ pub(super) fn label(stream: &TcpStream) -> String {
     }
 }
 
+#[cfg(test)]
 pub(super) fn is_loopback(stream: &TcpStream) -> bool {
     stream
         .peer_addr()
@@ -126,6 +139,7 @@ macro_rules! each {
             Stream::Tls($stream) => $call,
             #[cfg(unix)]
             Stream::Unix($stream) => $call,
+            #[cfg(test)]
             Stream::Memory($stream) => $call,
         }
     };
@@ -172,6 +186,7 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => stream.is_write_vectored(),
             #[cfg(unix)]
             Self::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
             Self::Memory(stream) => stream.is_write_vectored(),
         }
     }

@@ -32,7 +32,7 @@ use self::streams::{FOREVER, Pump};
 use super::config::ClientConfig;
 use super::counters::Counters;
 use super::service::{BoxFuture, ItemStream, Service};
-use crate::action::{Action, Outcome, Subscription};
+use crate::action::{Action, Outcome, Role, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::transport::{Address, ClientTls, TlsOptions, connect};
 use crate::wire::frame::LENGTH_MAX;
@@ -99,8 +99,36 @@ impl Remote {
         Remote::over(config, Arc::default(), dial)
     }
 
+    /// For a node that asks another on behalf of somebody with that role.
+    #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+    pub(super) fn forwarding(
+        address: Address,
+        tls: Option<ClientTls>,
+        api_key: Option<String>,
+        role: Role,
+    ) -> Result<Remote> {
+        let config = ClientConfig {
+            api_key,
+            ..ClientConfig::new(address.to_string())
+        };
+        let dial: Dial = Arc::new(move |timeout| {
+            let (address, tls) = (address.clone(), tls.clone());
+            Box::pin(async move { connect(&address, tls.as_ref(), timeout).await })
+        });
+        Remote::with(&config, Some(role), Arc::default(), dial)
+    }
+
     /// A node at the other end of what `dial` makes.
     fn over(config: &ClientConfig, breakers: Arc<Mutex<Breakers>>, dial: Dial) -> Result<Remote> {
+        Remote::with(config, None, breakers, dial)
+    }
+
+    fn with(
+        config: &ClientConfig,
+        on_behalf: Option<Role>,
+        breakers: Arc<Mutex<Breakers>>,
+        dial: Dial,
+    ) -> Result<Remote> {
         let runtime = Handle::try_current()
             .map_err(|error| DWCPError::Other(format!("a client needs a runtime: {error}")))?;
         let counters = Arc::new(Counters::of_frames());
@@ -108,6 +136,7 @@ impl Remote {
             dial,
             session: ClientSessionConfig {
                 api_key: config.api_key.clone(),
+                on_behalf,
                 client_name: NAME.to_owned(),
                 client_version: env!("CARGO_PKG_VERSION").to_owned(),
                 keep_alive: config.keep_alive.then_some(config.keep_alive_period),

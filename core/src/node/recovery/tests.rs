@@ -457,7 +457,8 @@ async fn one_command_resolves_what_the_destination_knows() {
             assert_eq!(now.state, status.state);
             if taken {
                 assert_eq!(status.state, MigrationState::Completed);
-                assert!(matches!(found, Err(DWCPError::Unavailable(_))), "{found:?}");
+                let moved = node.0.shared.registry.moved_to(&id);
+                assert_eq!(moved.as_deref(), Some("node-02"), "{found:?}");
             } else {
                 assert_eq!(status.state, MigrationState::Failed);
                 let vm = found.unwrap();

@@ -62,6 +62,7 @@ mod tests {
     use crate::action::Action;
     use crate::model::{NodeLimits, Timestamp, VMConfig, VMEventType, VMState};
     use crate::node::registry::Change;
+    use crate::node::store::Store;
 
     fn registry(count: usize) -> Registry {
         let limits = NodeLimits {
@@ -70,7 +71,8 @@ mod tests {
             max_vms: 100,
             ..NodeLimits::default()
         };
-        let registry = Registry::new("node-01", limits, 1000);
+        let (store, mut loaded) = Store::open(None).unwrap();
+        let registry = Registry::new("node-01", limits, 1000, Arc::new(store), &mut loaded);
         for n in 0..count {
             create(&registry, &format!("vm-{n}"));
         }
@@ -87,7 +89,7 @@ mod tests {
             created_at: Timestamp::from_unix_micros(1),
             ..VM::new(id, "node-01", config)
         };
-        registry.create(vm).unwrap();
+        registry.create(vm, |_| Ok(None)).unwrap();
     }
 
     fn destroy(registry: &Registry, id: &str) {

@@ -235,6 +235,7 @@ impl Connection {
         };
         match found {
             Ok(principal) => {
+                let principal = principal.on_behalf(request.on_behalf);
                 let shared = &self.shared;
                 let accepted = Accepted {
                     session: crate::model::new_uuid(),
@@ -299,7 +300,7 @@ impl Connection {
         };
         let name = subscription.name();
         let shared = Arc::clone(&self.shared);
-        let mut open = Box::pin(async move { shared.open(subscription).await });
+        let mut open = Box::pin(async move { shared.open_anywhere(subscription).await });
         if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(open.as_mut().poll(cx))).await {
             return self.answered(Answer::Opened(id, console, result));
         }

@@ -71,11 +71,6 @@ impl Server {
     pub(super) fn close(&self) {
         self.tide.send_replace(Tide::Closed);
     }
-
-    /// Connections that are open.
-    pub(super) fn open(&self) -> usize {
-        self.most - self.connections.available_permits()
-    }
 }
 
 /// Where a node listens.

@@ -34,6 +34,9 @@ pub(crate) struct AuthRequest {
     /// What it is, for logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client: Option<ClientName>,
+    /// A node only: the role of whom it asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on_behalf: Option<Role>,
     /// How its payloads are written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) encoding: Option<String>,
@@ -54,6 +57,7 @@ impl Default for AuthRequest {
             version: VERSION,
             features: Vec::new(),
             client: None,
+            on_behalf: None,
             encoding: None,
         }
     }

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 
 use super::keep_alive::{Due, KeepAlive};
 use super::output::Output;
-use crate::action::{Action, Item, Outcome, Subscription};
+use crate::action::{Action, Item, Outcome, Role, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::{FrameReader, FrameType};
 use crate::wire::message::{
@@ -35,6 +35,8 @@ const AUTH_ID: u64 = 0;
 #[derive(Clone)]
 pub(crate) struct ClientSessionConfig {
     pub(crate) api_key: Option<String>,
+    /// A node only: the role of whom it asks for.
+    pub(crate) on_behalf: Option<Role>,
     /// For the node's logs.
     pub(crate) client_name: String,
     pub(crate) client_version: String,
@@ -161,6 +163,7 @@ impl ClientSession {
                 name: session.config.client_name.clone(),
                 version: session.config.client_version.clone(),
             }),
+            on_behalf: session.config.on_behalf,
             encoding: Some("json".to_owned()),
         });
         if let Err(error) = session.send(&auth) {
@@ -251,11 +254,13 @@ impl ClientSession {
     }
 
     /// Whether calls may be made.
+    #[cfg(test)]
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
     }
 
     /// Calls and streams that have no terminal answer yet.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
     }
@@ -350,6 +355,7 @@ impl ClientSession {
     ///
     /// `resource_limit` when more would wait, and nothing was taken then (see
     /// [`ClientSession::data_room`]); `not_found` for what is no open stream.
+    #[cfg(test)]
     pub(crate) fn data(&mut self, id: u64, bytes: &[u8]) -> Result<()> {
         let Some(Pending::Stream(stream)) = self.pending.get_mut(&id) else {
             return Err(DWCPError::NotFound("the stream has ended".into()));
@@ -360,6 +366,7 @@ impl ClientSession {
     }
 
     /// Bytes that [`ClientSession::data`] would take now.
+    #[cfg(test)]
     pub(crate) fn data_room(&self, id: u64) -> usize {
         match self.pending.get(&id) {
             Some(Pending::Stream(stream)) => stream.room(),

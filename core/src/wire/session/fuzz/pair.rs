@@ -48,6 +48,7 @@ pub(super) fn run(bytes: &mut Bytes<'_>) {
     let mut world = World {
         client: ClientSession::new(
             ClientSessionConfig {
+                on_behalf: None,
                 api_key: Some("key".into()),
                 client_name: "fuzz".into(),
                 client_version: "1".into(),

@@ -228,6 +228,7 @@ impl ServerSession {
     }
 
     /// Bytes that wait to be sent.
+    #[cfg(test)]
     pub(crate) fn outbound(&self) -> usize {
         self.out.len()
     }
@@ -293,6 +294,7 @@ impl ServerSession {
         self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. } | Phase::Peer)
     }
 
+    #[cfg(test)]
     pub(crate) fn profile(&self) -> Profile {
         self.profile
     }

@@ -30,6 +30,7 @@ fn config() -> ServerConfig {
 
 fn client_config() -> ClientSessionConfig {
     ClientSessionConfig {
+        on_behalf: None,
         api_key: Some("key".into()),
         client_name: "test".into(),
         client_version: "3".into(),
