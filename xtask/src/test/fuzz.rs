@@ -143,7 +143,7 @@ impl Places {
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-seed={seed}"))
             .args(["-rss_limit_mb=1024", "-timeout=5", "-max_len=4096"])
-            .args(["-print_final_stats=1", "-verbosity=0"])
+            .args(["-print_final_stats=1", "-verbosity=0", "-print_funcs=0"])
             .arg(format!("-artifact_prefix={}", artifacts.display()))
             .args([self.found(target), self.corpus(target)]);
         command

@@ -254,13 +254,13 @@ impl ClientSession {
     }
 
     /// Whether calls may be made.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
     }
 
     /// Calls and streams that have no terminal answer yet.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn in_flight(&self) -> usize {
         self.pending.len()
     }
@@ -355,7 +355,7 @@ impl ClientSession {
     ///
     /// `resource_limit` when more would wait, and nothing was taken then (see
     /// [`ClientSession::data_room`]); `not_found` for what is no open stream.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn data(&mut self, id: u64, bytes: &[u8]) -> Result<()> {
         let Some(Pending::Stream(stream)) = self.pending.get_mut(&id) else {
             return Err(DWCPError::NotFound("the stream has ended".into()));
@@ -366,7 +366,7 @@ impl ClientSession {
     }
 
     /// Bytes that [`ClientSession::data`] would take now.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn data_room(&self, id: u64) -> usize {
         match self.pending.get(&id) {
             Some(Pending::Stream(stream)) => stream.room(),

@@ -2,10 +2,10 @@
 
 use bytes::{Buf, BytesMut};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use super::super::DATA_WINDOW;
 use super::super::output::Output;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use crate::error::{DWCPError, Result};
 use crate::wire::frame::FrameType;
 use crate::wire::message::ItemKind;
@@ -74,7 +74,7 @@ impl Stream {
         !std::mem::replace(&mut self.cancelled, true)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn room(&self) -> usize {
         if self.cancelled {
             return 0;
@@ -82,7 +82,7 @@ impl Stream {
         (DATA_WINDOW as usize + self.data_window as usize).saturating_sub(self.waiting.len())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if self.cancelled {
             return Err(DWCPError::NotFound("the stream has ended".into()));

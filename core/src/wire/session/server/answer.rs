@@ -202,7 +202,7 @@ impl ServerSession {
     }
 
     /// Items that may be sent on a stream now: none while too much waits to be sent.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn credit(&self, id: &Id) -> u32 {
         match self.live.stream(id) {
             Some(stream) if stream.opened && !self.out.is_full() => stream.credit,

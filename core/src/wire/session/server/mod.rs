@@ -228,7 +228,7 @@ impl ServerSession {
     }
 
     /// Bytes that wait to be sent.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn outbound(&self) -> usize {
         self.out.len()
     }
@@ -294,7 +294,7 @@ impl ServerSession {
         self.live.is_empty() && !matches!(self.phase, Phase::Answering { .. } | Phase::Peer)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn profile(&self) -> Profile {
         self.profile
     }
