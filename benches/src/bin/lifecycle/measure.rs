@@ -58,12 +58,15 @@ pub(crate) async fn run(runs: Option<u32>) -> Result<(), Failure> {
     }
 
     overhead.note(format!(
-        "each of {} VMs, beside the guest's memory",
+        "each of {} VMs, beside the guest's memory and what the kernel keeps",
         idle::VMS
     ));
     let place = if folder.is_used() {
         let kind = host::file_system(folder.path());
-        format!("durable, on {}", kind.as_deref().unwrap_or("unknown"))
+        format!(
+            "store in its data_dir, on {}",
+            kind.as_deref().unwrap_or("unknown")
+        )
     } else {
         "in memory: the node keeps nothing in its data_dir".to_owned()
     };
