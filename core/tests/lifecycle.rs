@@ -583,6 +583,33 @@ async fn a_slow_watcher_is_told_what_it_lost() {
 }
 
 #[tokio::test]
+async fn what_happened_to_a_vm_until_it_went_is_told_to_who_comes_back() {
+    let node = Node::builder("node-01").backend(Backend::Sim);
+    let node = node.start().await.unwrap();
+    let vms = node.client().vm();
+    let vm = vms.create(config("web")).await.unwrap();
+    let seen = vms.watch(&vm.id).await.unwrap().next().await.unwrap().seq;
+    vms.start(&vm.id).await.unwrap();
+    vms.stop(&vm.id, true).await.unwrap();
+    vms.destroy(&vm.id).await.unwrap();
+    let mut back = vms.watch_since(Some(&vm.id), (), seen).await.unwrap();
+    let (mut last, mut types) = (seen, Vec::new());
+    while let Some(event) = back.next().await {
+        assert!(event.seq > last, "{event:?}");
+        last = event.seq;
+        types.push(event.event_type);
+    }
+    assert_eq!(back.error(), None);
+    assert!(types.contains(&VMEventType::Started), "{types:?}");
+    assert_eq!(types.last(), Some(&VMEventType::Destroyed));
+    // Whoever has seen it all, or was never here, is told that it is not there.
+    for since in [last, 0] {
+        let gone = vms.watch_since(Some(&vm.id), (), since).await;
+        assert_eq!(gone.is_err(), since == last, "{since}");
+    }
+}
+
+#[tokio::test]
 async fn a_filtered_watch_sees_vms_come_and_go() {
     let node = Node::builder("node-01").backend(Backend::Sim);
     let node = node.start().await.unwrap();

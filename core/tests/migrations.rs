@@ -129,6 +129,13 @@ async fn a_vm_moves_and_the_node_it_left_answers_for_it() {
         let moving = wait(&mut events, |e| e.event_type == VMEventType::Migrating).await;
         assert_eq!(moving.vm.state, VMState::Migrating);
         wait(&mut events, |e| e.event_type == VMEventType::Migrated).await;
+        let on_there = wait(&mut events, |e| e.event_type == VMEventType::Current).await;
+        assert_eq!(on_there.vm.node, "node-02");
+        // Whoever was away meanwhile hears what happened here, and then what happens there.
+        let since = here.watch_since(Some(&vm.id), (), moving.seq).await;
+        let away: Vec<_> = since.unwrap().take(2).collect().await;
+        let types: Vec<_> = away.iter().map(|event| &event.event_type).collect();
+        assert_eq!(types, [&VMEventType::Migrated, &VMEventType::Current]);
         let forwarded = here.get(&vm.id).await.unwrap();
         assert_eq!(
             (forwarded.state, forwarded.node.as_str()),

@@ -262,7 +262,6 @@ impl NodeBuilder {
             tls: serve_tls,
             insecure: self.insecure,
         };
-        let listeners = server::bind(&listen, &keys).await?;
         let data_dir = self.data_dir.clone();
         let (store, mut loaded) = open_store(self.data_dir).await?;
         // After the store, which sees to it that the directory is nobody else's.
@@ -273,6 +272,8 @@ impl NodeBuilder {
             .map_err(|error| super::broken(&error))??;
         let created = |text: &str| serde_json::from_str(text).ok().map(Arc::new);
         let store = Arc::new(store);
+        let keys = Keys::new(keys, Arc::clone(&store))?;
+        let listeners = server::bind(&listen, &keys).await?;
         let shared = Arc::new(Shared {
             registry: Registry::new(
                 &self.name,
@@ -294,7 +295,7 @@ impl NodeBuilder {
             labels: self.labels,
             peers: RwLock::new(self.peers),
             dial_tls,
-            keys: Keys::new(keys),
+            keys,
             forwarders: Forwarders::default(),
             server: Server::new(limits.max_connections),
             migrations: Migrations::new(Arc::clone(&store), &mut loaded),

@@ -111,10 +111,17 @@ impl Shared {
         let Some(vm_id) = subscription.vm_id().map(str::to_owned) else {
             return self.open(subscription).await;
         };
-        if let Some(node) = self.registry.moved_to(&vm_id) {
-            return self.forward_stream(&node, subscription).await;
-        }
-        let stream = self.open(subscription.clone()).await?;
+        let stream = match (self.registry.moved_to(&vm_id), &subscription) {
+            (None, _) => self.open(subscription.clone()).await?,
+            // Whoever was away while it moved hears first what happened here until then.
+            (Some(node), Subscription::Watch { since: Some(_), .. }) => {
+                match self.open(subscription.clone()).await {
+                    Ok(stream) => stream,
+                    Err(_) => return self.forward_stream(&node, subscription).await,
+                }
+            }
+            (Some(node), _) => return self.forward_stream(&node, subscription).await,
+        };
         if self.peers().is_empty() {
             return Ok(stream);
         }

@@ -6,22 +6,21 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::Shared;
+use super::store::{ApiKey, Flush, Store};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
-use crate::model::validate;
+use crate::model::{Timestamp, validate};
 
 /// Shortest key in bytes: 16 random bytes in base64 are longer.
 const KEY_MIN: usize = 8;
 /// Longest key in bytes.
 const KEY_MAX: usize = 512;
-/// Most keys: each is compared at every login.
-const KEYS_MAX: usize = 4096;
 
 /// What is kept of a key.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,6 +95,22 @@ impl Principal {
         }
     }
 
+    /// An idempotency key as this node knows it: of two who use the same, each has its own.
+    pub(super) fn scoped(&self, key: &str) -> String {
+        if self.open {
+            return key.to_owned();
+        }
+        let mut digest = Sha256::new();
+        digest.update(self.name.as_bytes());
+        digest.update([0]);
+        digest.update(key.as_bytes());
+        digest
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
     /// # Errors
     ///
     /// `permission_denied` naming what was asked, the role it needs, and the one there is.
@@ -110,18 +125,40 @@ impl Principal {
     }
 }
 
-/// The keys of a node.
-#[derive(Debug, Default)]
-pub(super) struct Keys(RwLock<Vec<Key>>);
+/// The keys of a node: those that it was started with, and those that its store has.
+#[derive(Debug)]
+pub(super) struct Keys {
+    given: Vec<Key>,
+    store: Arc<Store>,
+}
 
 impl Keys {
-    pub(super) fn new(keys: Vec<Key>) -> Keys {
-        Keys(RwLock::new(keys))
+    /// # Errors
+    ///
+    /// `already_exists` for two keys of one name.
+    pub(super) fn new(given: Vec<Key>, store: Arc<Store>) -> Result<Keys> {
+        let keys = Keys { given, store };
+        let all = keys.all();
+        for (index, key) in all.iter().enumerate() {
+            if all[..index].iter().any(|other| other.name == key.name) {
+                return Err(taken(&key.name));
+            }
+        }
+        Ok(keys)
+    }
+
+    fn all(&self) -> Vec<Key> {
+        let stored = self.store.keys().into_iter().map(|key| Key {
+            name: key.name,
+            role: key.role,
+            hash: key.hash,
+        });
+        self.given.iter().cloned().chain(stored).collect()
     }
 
     /// Whether nobody needs one.
     pub(super) fn is_empty(&self) -> bool {
-        self.read(Vec::is_empty)
+        self.all().is_empty()
     }
 
     /// Whose key this is.
@@ -131,57 +168,59 @@ impl Keys {
     /// `auth`, the same for every key that is not known.
     pub(super) fn principal(&self, key: &str) -> Result<Principal> {
         let presented = hash(key);
-        self.read(|keys| {
-            let mut found = u32::MAX;
-            for (index, own) in keys.iter().enumerate() {
-                let index = u32::try_from(index).unwrap_or(u32::MAX);
-                let same = own.hash.ct_eq(&presented);
-                found.conditional_assign(&index, same);
-            }
-            keys.get(found as usize).map(principal)
-        })
-        .ok_or_else(|| DWCPError::Authentication("the API key is not known here".into()))
+        let keys = self.all();
+        let mut found = u32::MAX;
+        for (index, own) in (0..u32::MAX).zip(&keys) {
+            let same = own.hash.ct_eq(&presented);
+            found.conditional_assign(&index, same);
+        }
+        let found = keys.get(found as usize).map(principal);
+        found.ok_or_else(|| DWCPError::Authentication("the API key is not known here".into()))
     }
 
     /// Whose name a client's certificate carries, which this node's authority has vouched for.
     pub(super) fn of_certificate(&self, name: &str) -> Option<Principal> {
-        self.read(|keys| keys.iter().find(|key| key.name == name).map(principal))
+        let keys = self.all();
+        keys.iter().find(|key| key.name == name).map(principal)
     }
 
     /// All keys, without what they are.
     pub(super) fn list(&self) -> Vec<(String, Role)> {
-        self.read(|keys| {
-            keys.iter()
-                .map(|key| (key.name.clone(), key.role))
-                .collect()
+        let keys = self.all().into_iter();
+        keys.map(|key| (key.name, key.role)).collect()
+    }
+
+    /// Adds a key. Durable when the [`Flush`] says so.
+    fn add(&self, key: Key) -> Result<Flush> {
+        if self.given.iter().any(|own| own.name == key.name) {
+            return Err(taken(&key.name));
+        }
+        self.store.add_key(ApiKey {
+            name: key.name,
+            role: key.role,
+            hash: key.hash,
+            created: Timestamp::now(),
         })
     }
 
-    pub(super) fn add(&self, key: Key) -> Result<()> {
-        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.iter().any(|own| own.name == key.name) {
-            return Err(DWCPError::AlreadyExists(format!("key {:?}", key.name)));
-        }
-        if keys.len() >= KEYS_MAX {
-            return Err(DWCPError::ResourceLimit(format!(
-                "keys: this node has {KEYS_MAX}, which is its limit"
+    /// Removes a key. Durable when the [`Flush`] says so.
+    fn remove(&self, name: &str) -> Result<Flush> {
+        if self.given.iter().any(|own| own.name == name) {
+            return Err(DWCPError::InvalidOperation(format!(
+                "key {name:?} is one that this node was started with"
             )));
         }
-        keys.push(key);
-        Ok(())
+        if self.given.is_empty() && self.store.keys().len() == 1 {
+            return Err(DWCPError::InvalidOperation(
+                "keys: the last one cannot be removed: everybody would be let in".into(),
+            ));
+        }
+        self.store.remove_key(name)
     }
+}
 
-    pub(super) fn remove(&self, name: &str) -> Result<()> {
-        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let at = keys.iter().position(|key| key.name == name);
-        let at = at.ok_or_else(|| DWCPError::NotFound(format!("key {name:?}")))?;
-        keys.remove(at);
-        Ok(())
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&Vec<Key>) -> T) -> T {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
+fn taken(name: &str) -> DWCPError {
+    DWCPError::AlreadyExists(format!("key {name:?}"))
 }
 
 fn principal(key: &Key) -> Principal {
@@ -194,7 +233,8 @@ fn principal(key: &Key) -> Principal {
 
 /// The API keys of a node. Made by [`Node::keys`](crate::Node::keys).
 ///
-/// Connections that are open keep the role that they were let in with.
+/// With a data directory those that are added here outlive the node. Connections that are open keep the
+/// role that they were let in with.
 #[derive(Debug, Clone)]
 pub struct NodeKeys(pub(super) Arc<Shared>);
 
@@ -205,39 +245,25 @@ impl NodeKeys {
         self.0.keys.list()
     }
 
-    /// Adds a key of 8 to 512 bytes.
+    /// Adds a key of 8 to 512 bytes. With the first one, nobody is let in without any more.
     ///
     /// # Errors
     ///
-    /// [`DWCPError::AlreadyExists`] for a name that is taken, [`DWCPError::Config`] for a name or key
-    /// that is not allowed, [`DWCPError::InvalidOperation`] on a node that was started without keys:
-    /// whoever used it so far would be locked out.
-    pub fn add(&self, name: &str, key: &str, role: Role) -> Result<()> {
+    /// [`DWCPError::AlreadyExists`] for a name or a key that is taken, [`DWCPError::Config`] for one
+    /// that is not allowed, [`DWCPError::ResourceLimit`] for too many.
+    pub async fn add(&self, name: &str, key: &str, role: Role) -> Result<()> {
         let key = Key::new(name, key, role)?;
-        if self.0.keys.is_empty() {
-            return Err(DWCPError::InvalidOperation(
-                "keys: this node was started without any, and serves everybody on this host; start \
-                 it with one"
-                    .into(),
-            ));
-        }
-        self.0.keys.add(key)
+        self.0.keys.add(key)?.done().await
     }
 
-    /// Removes a key.
+    /// Removes a key that was added.
     ///
     /// # Errors
     ///
-    /// [`DWCPError::NotFound`] for a name that no key has; [`DWCPError::InvalidOperation`] for the last
-    /// one, without which everybody would be let in.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        let keys = self.0.keys.list();
-        if keys.len() == 1 && keys.iter().any(|(own, _)| own == name) {
-            return Err(DWCPError::InvalidOperation(
-                "keys: the last one cannot be removed: everybody would be let in".into(),
-            ));
-        }
-        self.0.keys.remove(name)
+    /// [`DWCPError::NotFound`] for a name that no key has; [`DWCPError::InvalidOperation`] for one that
+    /// the node was started with, and for the last one, without which everybody would be let in.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.0.keys.remove(name)?.done().await
     }
 }
 
@@ -252,7 +278,8 @@ mod tests {
             ("peer", "node-key-1", Role::Node),
         ];
         let keys = keys.map(|(name, key, role)| Key::new(name, key, role).unwrap());
-        Keys::new(keys.to_vec())
+        let (store, _) = Store::open(None).unwrap();
+        Keys::new(keys.to_vec(), Arc::new(store)).unwrap()
     }
 
     #[test]
@@ -287,14 +314,46 @@ mod tests {
     #[test]
     fn names_are_unique_and_keys_have_a_length() {
         let keys = keys();
-        let again = Key::new("eye", "another-key", Role::Admin).unwrap();
-        assert!(matches!(keys.add(again), Err(DWCPError::AlreadyExists(_))));
+        let key = |name, key| Key::new(name, key, Role::Viewer).unwrap();
+        let again = keys.add(key("eye", "another-key"));
+        assert!(matches!(again, Err(DWCPError::AlreadyExists(_))));
         for (name, key) in [("", "long-enough"), ("n", "short"), ("n", &"x".repeat(513))] {
             assert!(Key::new(name, key, Role::Admin).is_err(), "{name} {key}");
         }
-        keys.remove("eye").unwrap();
-        assert!(keys.principal("viewer-key").is_err());
-        assert!(matches!(keys.remove("eye"), Err(DWCPError::NotFound(_))));
+        let _durable = keys.add(key("late", "a-late-key")).unwrap();
+        assert_eq!(keys.principal("a-late-key").unwrap().name, "late");
+        let _durable = keys.remove("late").unwrap();
+        assert!(keys.principal("a-late-key").is_err());
+        assert!(matches!(keys.remove("late"), Err(DWCPError::NotFound(_))));
+        let given = keys.remove("eye");
+        assert!(matches!(given, Err(DWCPError::InvalidOperation(_))));
+        let twice = Keys::new(
+            vec![key("a", "key-of-a-1"), key("a", "key-of-a-2")],
+            keys.store,
+        );
+        assert!(matches!(twice, Err(DWCPError::AlreadyExists(_))));
+    }
+
+    #[tokio::test]
+    async fn the_last_key_stays_and_keys_outlive_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || {
+            let node = crate::Node::builder("node-01").backend(crate::Backend::Sim);
+            node.data_dir(dir.path()).start()
+        };
+        let node = start().await.unwrap();
+        node.keys()
+            .add("one", "key-number-one", Role::Viewer)
+            .await
+            .unwrap();
+        let last = node.keys().remove("one").await;
+        assert!(matches!(last, Err(DWCPError::InvalidOperation(_))));
+        node.shutdown(std::time::Duration::from_secs(1))
+            .await
+            .unwrap();
+        drop(node);
+        let again = start().await.unwrap();
+        assert_eq!(again.keys().list(), [("one".to_owned(), Role::Viewer)]);
     }
 
     #[test]
@@ -324,8 +383,13 @@ mod tests {
             assert_eq!(peer.clone().on_behalf(asked).role, granted, "{asked:?}");
         }
         let viewer = keys().principal("viewer-key").unwrap();
+        let operator = keys().principal("operator-key").unwrap();
+        assert_ne!(viewer.scoped("k"), operator.scoped("k"));
+        assert_eq!(viewer.scoped("k"), viewer.scoped("k"));
+        assert!(viewer.scoped(&"k".repeat(128)).len() <= 128);
         assert_eq!(viewer.on_behalf(Some(Role::Operator)).role, Role::Viewer);
         let anyone = Principal::anonymous();
+        assert_eq!(anyone.scoped("k"), "k");
         assert!(anyone.check("prepare", Role::Node).is_ok());
     }
 }

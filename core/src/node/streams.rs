@@ -88,7 +88,24 @@ impl Shared {
         sink: ItemSink,
         permit: OwnedSemaphorePermit,
     ) -> Result<()> {
-        let look = self.registry.look(watch.vm_id.as_deref(), &watch.filters)?;
+        let look = match self.registry.look(watch.vm_id.as_deref(), &watch.filters) {
+            Ok(look) => look,
+            // It went while nobody watched: what happened to it until then is still to be told.
+            Err(gone) => {
+                let (Some(id), Some(Cursor::At(from))) = (&watch.vm_id, cursor) else {
+                    return Err(gone);
+                };
+                if !(self.registry.keeps(from) && self.registry.has_events_of(id, from)) {
+                    return Err(gone);
+                }
+                let shared = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    let _permit = permit;
+                    shared.watch(&watch, from, &sink).await;
+                });
+                return Ok(());
+            }
+        };
         let last = look.next - 1;
         let mut first = Vec::new();
         // Whoever was here before goes on where it was, if that is still kept and was ever there: a

@@ -24,6 +24,7 @@ use crate::action::{Action, Item, Outcome, Role, Subscription};
 use crate::client::ItemStream;
 use crate::error::{DWCPError, Result};
 use crate::migration::Greeting;
+use crate::model::limits::KEY_LEN_MAX;
 use crate::node::keys::Principal;
 use crate::node::{Shared, migrations};
 use crate::transport::{Blocking, Stream};
@@ -261,12 +262,27 @@ impl Connection {
         }
     }
 
+    /// Makes a request's idempotency key that of its sender.
+    fn scoped(&self, mut action: Action) -> Action {
+        if let Action::Create { key, .. }
+        | Action::Migrate { key, .. }
+        | Action::Snapshot { key, .. } = &mut action
+            && let (Some(own), Some(principal)) = (key.as_mut(), &self.principal)
+            // One that is too long, or none, is refused as it is.
+            && (1..=KEY_LEN_MAX).contains(&own.len())
+        {
+            *own = principal.scoped(own);
+        }
+        action
+    }
+
     async fn call(&mut self, id: Id, action: Action, deadline: Option<Duration>) {
         if let Err(error) = self.check(action.name(), action.required_role()) {
             return self.session.reply(&id, Err(&error));
         }
         let reads = action.is_read_only();
         let name = action.name();
+        let action = self.scoped(action);
         let shared = Arc::clone(&self.shared);
         let mut call = Box::pin(async move { shared.call(action).await });
         // Most are answered at once.

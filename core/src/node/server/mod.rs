@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::Shared;
-use super::keys::{Key, Principal};
+use super::keys::{Keys, Principal};
 use crate::error::{DWCPError, Result};
 use crate::transport::{Address, Listener, Pending, ServerTls};
 use crate::wire::session::ServerConfig;
@@ -88,7 +88,7 @@ pub(super) struct Listen {
 ///
 /// `invalid_config` for what is no address; `unsupported` for listening beyond this host without keys,
 /// or without TLS unless that was asked for; and those of [`Listener::bind`].
-pub(super) async fn bind(listen: &Listen, keys: &[Key]) -> Result<Vec<Listener>> {
+pub(super) async fn bind(listen: &Listen, keys: &Keys) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for text in &listen.addresses {
         let address = Address::parse(text, PORT)

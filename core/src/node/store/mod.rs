@@ -11,13 +11,6 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for the node's authentication, which is being built"
-    )
-)]
 mod keys;
 mod load;
 mod schema;
