@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::model::limits::CONSOLE_WRITE_MAX;
+use crate::model::limits::{CONSOLE_WRITE_MAX, LIST_LIMIT_MAX, PAGE_LEN_MAX};
 use crate::model::names::words;
 use crate::model::validate;
 use crate::model::{
@@ -116,10 +116,15 @@ pub enum Action {
         /// The VM.
         vm_id: String,
     },
-    /// The VMs that match. Always legal; viewer. [`Outcome::VMs`].
+    /// The VMs that match, oldest first. Always legal; viewer. [`Outcome::VMs`], or with a `limit`
+    /// [`Outcome::Page`].
     List {
         /// Which.
         filters: Filters,
+        /// Most VMs in the answer, up to [`LIST_LIMIT_MAX`]; 0 for all of them.
+        limit: u32,
+        /// `next` of the page before, `None` for the first one. Only with a `limit`.
+        page: Option<String>,
     },
     /// Its figures. Legal in running, paused, migrating; viewer. [`Outcome::Metrics`].
     Metrics {
@@ -366,7 +371,19 @@ impl Action {
                     validate::annotations("annotations", annotations)
                 })
             }
-            Action::List { filters } => validate::filters(filters),
+            Action::List {
+                filters,
+                limit,
+                page,
+            } => {
+                validate::filters(filters)?;
+                validate::at_most("limit", u64::from(*limit), u64::from(LIST_LIMIT_MAX))?;
+                match page {
+                    Some(_) if *limit == 0 => validate::wrong("page", "needs a limit"),
+                    Some(page) => validate::text("page", page, PAGE_LEN_MAX),
+                    None => Ok(()),
+                }
+            }
             Action::Migrate {
                 target_node,
                 options,
@@ -448,6 +465,13 @@ pub enum Outcome {
     VM(Box<VM>),
     /// VMs.
     VMs(Vec<VM>),
+    /// A part of a list of VMs.
+    Page {
+        /// The VMs.
+        vms: Vec<VM>,
+        /// What to ask for the next part with; `None` after the last one.
+        next: Option<String>,
+    },
     /// Figures of a VM.
     Metrics(Box<VMMetrics>),
     /// The report of the built-in guest.
@@ -480,6 +504,8 @@ pub enum Subscription {
         filters: Filters,
         /// `seq` of the last event that is known, to go on after it.
         since: Option<u64>,
+        /// UUID of the store that `since` is of; `None` for whatever store the node has.
+        store: Option<String>,
     },
     /// Figures of a VM. [`Item::Metrics`].
     Metrics {
@@ -511,7 +537,12 @@ impl Subscription {
             validate::id("vm_id", vm_id)?;
         }
         match self {
-            Subscription::Watch { filters, .. } => validate::filters(filters),
+            Subscription::Watch { filters, store, .. } => {
+                validate::filters(filters)?;
+                store
+                    .as_ref()
+                    .map_or(Ok(()), |store| validate::id("store", store))
+            }
             Subscription::Metrics { interval, .. } => validate::interval(*interval),
             Subscription::MigrationProgress { migration_id } => {
                 validate::id("migration_id", migration_id)

@@ -98,11 +98,10 @@
 //! # What it does not do yet
 //!
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
-//! success: snapshots; connecting a client over a network ([`Client::new`]); nodes that listen beyond
-//! this host, and TLS between them; planning a migration, and deciding one by hand; images other than
-//! `dwcp/pulse`, and with them disks, networks and all other devices. What a node has is in memory
-//! and ends with it. A node to which a VM moved is not asked on behalf of who comes to the old one:
-//! the answer is [`Unavailable`](DWCPError::Unavailable), and names it.
+//! success: planning a migration, and deciding one by hand; moving a VM that is stopped; images other
+//! than `dwcp/pulse`, and with them disks, networks and all other devices. Snapshots are whole and taken
+//! while the guest stands still. The memory of VMs ends with the process of their node; with a data
+//! directory it knows them when it starts again, and says what became of them.
 //!
 //! # Features
 //!
@@ -126,6 +125,12 @@ pub mod action;
 
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
+    allow(dead_code, unused_imports, reason = "a node's half is in it too")
+)]
+mod transport;
 
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod guest;
@@ -140,13 +145,22 @@ mod migration;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod node;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod snapshot;
+#[cfg(feature = "client")]
+#[cfg_attr(
+    not(any(
+        test,
+        all(feature = "node", target_os = "linux", target_arch = "x86_64")
+    )),
+    allow(dead_code, unused_imports, reason = "a node's half is in it too")
+)]
 mod wire;
 
 pub use action::{Action, Item, Outcome, Role, Subscription};
 #[cfg(feature = "client")]
 pub use client::{
-    Client, ClientConfig, Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress,
-    VMClient,
+    Client, ClientConfig, ClientPool, Console, ConsoleWriter, Events, Items, MetricsStream,
+    MigrationProgress, VMClient,
 };
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
@@ -158,7 +172,37 @@ pub use model::{
 };
 
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
-pub use node::{Backend, Node, NodeBuilder};
+pub use node::{Backend, Node, NodeBuilder, NodeKeys};
 
 #[cfg(all(test, feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod test_support;
+
+/// What the targets in `fuzz/` call, and nobody else.
+#[cfg(all(fuzzing, feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// See `wire::session::fuzz_frames`.
+    pub fn frames(data: &[u8]) {
+        crate::wire::session::fuzz_frames(data);
+    }
+
+    /// See `wire::message::fuzz_messages`.
+    pub fn messages(data: &[u8]) {
+        crate::wire::message::fuzz_messages(data);
+    }
+
+    /// See `wire::session::fuzz_session`.
+    pub fn sessions(data: &[u8]) {
+        crate::wire::session::fuzz_session(data);
+    }
+
+    /// See `migration::fuzz_migration`.
+    pub fn migration(data: &[u8]) {
+        crate::migration::fuzz_migration(data);
+    }
+
+    /// See `snapshot::fuzz_snapshot`.
+    pub fn snapshot(data: &[u8]) {
+        crate::snapshot::fuzz_snapshot(data);
+    }
+}

@@ -1,5 +1,5 @@
-//! The Rust snippets of the reference guide that need no network, with a node in this process: what
-//! the guide shows compiles and does what it says.
+//! The Rust snippets of the reference guide, with a node in this process: what the guide shows compiles
+//! and does what it says.
 
 #![cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use dwcp::{
-    Backend, Client, ClientConfig, DWCPError, Node, Result, VM, VMClient, VMConfig, VMState,
+    Backend, Client, ClientConfig, DWCPError, Node, Result, Role, VM, VMClient, VMConfig, VMState,
 };
 use futures::StreamExt;
 
@@ -42,13 +42,35 @@ async fn quick_start() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[tokio::test]
-async fn quick_start_over_a_network_says_that_it_is_not_built() {
+async fn quick_start_over_a_network() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let node = Node::builder("node-01")
+        .backend(Backend::Sim)
+        .listen("127.0.0.1:0")
+        .tls_dir(dir.path())
+        .api_key("your-api-key", Role::Admin);
+    let node = node.start().await?;
+    let port = node.address().unwrap().port();
+
     let config = ClientConfig::new("localhost")
-        .with_port(9000)
+        .with_port(port)
         .with_api_key("your-api-key")
-        .with_tls_enabled(true);
-    let error = Client::new(config).await.unwrap_err();
-    assert!(matches!(error, DWCPError::Unsupported(_)), "{error}");
+        .with_tls_enabled(true)
+        .with_ca_file(dir.path().join("ca.pem"));
+    let client = Client::new(config.clone()).await?;
+    let vm_config = VMConfig::builder().name("my-vm").memory(32 << 20).build()?;
+    let vms = client.vm();
+    let vm = vms.create(vm_config).await?;
+    vms.start(&vm.id).await?;
+    assert_eq!(vms.get(&vm.id).await?.state, VMState::Running);
+    assert!(client.is_authenticated());
+
+    let wrong = Client::new(config.with_api_key("not-my-api-key")).await;
+    assert!(
+        matches!(wrong, Err(DWCPError::Authentication(_))),
+        "{wrong:?}"
+    );
+    Ok(())
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dwcp::{
-    Action, Backend, DWCPError, HealthStatus, MigrationOptions, Node, NodeLimits, SnapshotOptions,
-    StopOptions, VMClient, VMConfig, VMEventType, VMState,
+    Action, Backend, DWCPError, Filters, HealthStatus, Item, MigrationOptions, Node, NodeLimits,
+    Outcome, SnapshotOptions, StopOptions, Subscription, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::{config, nodes, wait, wait_for, with};
@@ -246,16 +246,6 @@ async fn what_is_not_built_yet_says_so() {
             "plan_migration",
             refused(vms.plan_migration(&vm.id, "n", options()).await),
         ),
-        (
-            "snapshot",
-            refused(vms.snapshot(&vm.id, "s", SnapshotOptions::default()).await),
-        ),
-        ("list_snapshots", refused(vms.list_snapshots(&vm.id).await)),
-        (
-            "restore_snapshot",
-            refused(vms.restore_snapshot(&vm.id, "s").await),
-        ),
-        ("delete_snapshot", refused(vms.delete_snapshot("s").await)),
     ] {
         match error {
             DWCPError::Unsupported(text) => assert!(text.starts_with(name), "{name}: {text}"),
@@ -353,6 +343,25 @@ async fn lists_are_filtered_and_in_order() {
     // Names need not be unique.
     vms.create(config("a")).await.unwrap();
     assert_eq!(names(&[("name", "a")]).await, "aa");
+
+    let (mut told, mut page) = (String::new(), None);
+    loop {
+        let list = Action::List {
+            filters: Filters::new(),
+            limit: 3,
+            page,
+        };
+        let Outcome::Page { vms, next } = node.client().call(list).await.unwrap() else {
+            panic!("a page");
+        };
+        assert!((1..=3).contains(&vms.len()));
+        told.extend(vms.iter().map(|vm| vm.name.as_str()));
+        page = next;
+        if page.is_none() {
+            break;
+        }
+    }
+    assert_eq!(told, "abca");
 }
 
 #[tokio::test]
@@ -550,6 +559,54 @@ async fn a_slow_watcher_is_told_what_it_lost() {
         assert_eq!(present.event_type, VMEventType::Current);
         assert_eq!(present.vm.labels["n"], (CHANGES + 1).to_string());
     }
+
+    // A number counts only with the store that it is of.
+    for (store, event_type) in [
+        (node.uuid(), VMEventType::Updated),
+        ("another", VMEventType::Lost),
+    ] {
+        let watch = Subscription::Watch {
+            vm_id: Some(vm.id.clone()),
+            filters: Filters::new(),
+            since: Some(now),
+            store: Some(store.into()),
+        };
+        let mut items = node.client().subscribe(watch).await.unwrap();
+        let Some(Item::Event(first)) = items.next().await else {
+            panic!("an event");
+        };
+        assert_eq!(first.event_type, event_type, "{store}");
+        let count = first.lost.map(|lost| (lost.count, lost.next));
+        let lost = (event_type == VMEventType::Lost).then_some((now + 1, now + 2));
+        assert_eq!(count, lost, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn what_happened_to_a_vm_until_it_went_is_told_to_who_comes_back() {
+    let node = Node::builder("node-01").backend(Backend::Sim);
+    let node = node.start().await.unwrap();
+    let vms = node.client().vm();
+    let vm = vms.create(config("web")).await.unwrap();
+    let seen = vms.watch(&vm.id).await.unwrap().next().await.unwrap().seq;
+    vms.start(&vm.id).await.unwrap();
+    vms.stop(&vm.id, true).await.unwrap();
+    vms.destroy(&vm.id).await.unwrap();
+    let mut back = vms.watch_since(Some(&vm.id), (), seen).await.unwrap();
+    let (mut last, mut types) = (seen, Vec::new());
+    while let Some(event) = back.next().await {
+        assert!(event.seq > last, "{event:?}");
+        last = event.seq;
+        types.push(event.event_type);
+    }
+    assert_eq!(back.error(), None);
+    assert!(types.contains(&VMEventType::Started), "{types:?}");
+    assert_eq!(types.last(), Some(&VMEventType::Destroyed));
+    // Whoever has seen it all, or was never here, is told that it is not there.
+    for since in [last, 0] {
+        let gone = vms.watch_since(Some(&vm.id), (), since).await;
+        assert_eq!(gone.is_err(), since == last, "{since}");
+    }
 }
 
 #[tokio::test]
@@ -734,11 +791,14 @@ async fn a_call_that_nobody_waits_for_ends_nevertheless() {
 #[tokio::test]
 async fn a_node_says_what_it_is() {
     let kvm = |node: &Node| node.backend() == Backend::Kvm;
+    let data = tempfile::tempdir().unwrap();
     for node in nodes("a_node_says_what_it_is", |node| {
+        // One for each: a directory is for one node at a time.
+        let own = dwcp::model::new_uuid();
         node.labels([("rack", "7")])
             .peer("node-02", "10.0.0.2:9000")
             .listen("127.0.0.1:0")
-            .data_dir("./data")
+            .data_dir(data.path().join(own))
     })
     .await
     {

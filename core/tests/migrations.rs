@@ -93,7 +93,7 @@ fn busy(cpus: u32) -> VMConfig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vm_moves_and_the_node_it_left_says_where_it_is() {
+async fn a_vm_moves_and_the_node_it_left_answers_for_it() {
     let (pairs, _turn) = pairs("a_vm_moves").await;
     for [a, b] in &pairs {
         let (here, there) = (a.client().vm(), b.client().vm());
@@ -129,10 +129,18 @@ async fn a_vm_moves_and_the_node_it_left_says_where_it_is() {
         let moving = wait(&mut events, |e| e.event_type == VMEventType::Migrating).await;
         assert_eq!(moving.vm.state, VMState::Migrating);
         wait(&mut events, |e| e.event_type == VMEventType::Migrated).await;
-        match here.get(&vm.id).await {
-            Err(DWCPError::Unavailable(text)) => assert!(text.contains("node-02"), "{text}"),
-            other => panic!("{other:?}"),
-        }
+        let on_there = wait(&mut events, |e| e.event_type == VMEventType::Current).await;
+        assert_eq!(on_there.vm.node, "node-02");
+        // Whoever was away meanwhile hears what happened here, and then what happens there.
+        let since = here.watch_since(Some(&vm.id), (), moving.seq).await;
+        let away: Vec<_> = since.unwrap().take(2).collect().await;
+        let types: Vec<_> = away.iter().map(|event| &event.event_type).collect();
+        assert_eq!(types, [&VMEventType::Migrated, &VMEventType::Current]);
+        let forwarded = here.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (forwarded.state, forwarded.node.as_str()),
+            (VMState::Running, "node-02")
+        );
         assert_eq!(here.list_migrations().await.unwrap(), vec![status.clone()]);
         assert_eq!(here.get_migration_status(&status.id).await.unwrap(), status);
         let late = here.cancel_migration(&status.id).await;

@@ -31,6 +31,11 @@ pub(crate) const CC: Need = Need::Program {
     name: "cc",
     package: "gcc",
 };
+/// The compiler of the parts that are in C++.
+pub(crate) const CXX: Need = Need::Program {
+    name: "c++",
+    package: "g++",
+};
 /// `cargo fmt`.
 pub(crate) const RUSTFMT: Need = Need::Component {
     subcommand: "fmt",

@@ -169,7 +169,7 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
             other => {
                 let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
                 return Err(UsageError(format!(
-                    "there is no bench '{other}'; there is {}",
+                    "there is no bench '{other}'; there are {}",
                     known.join(", ")
                 )));
             }
@@ -250,14 +250,14 @@ Options:
 ";
 
 const BENCH_HELP: &str = "\
-Measures our side and its peers in the same run.
+Measures our side and its peers in the same run. Goals are reported as met or not; the exit status does not tell.
 
 Usage: cargo xtask bench NAME [OPTIONS]
 
 Options:
   --runs N        how many times each side runs
   --json          print one JSON object and not a table
-  --against REV   build this revision beside the work tree, and compare the two
+  --against REV   build this revision beside the work tree, and compare the two (not built yet)
   -h, --help      show this
 ";
 
@@ -336,7 +336,9 @@ mod tests {
         for step in super::test::step_names() {
             assert!(help(Topic::Test).contains(step), "{step}");
         }
-        assert!(help(Topic::Bench).contains("migration"));
+        for bench in super::BENCHES {
+            assert!(help(Topic::Bench).contains(bench.name), "{}", bench.name);
+        }
     }
 
     #[test]

@@ -69,6 +69,13 @@ fn a_bench_that_is_not_built_ends_with_3() {
 }
 
 #[test]
+fn comparing_revisions_is_not_built_and_measures_nothing() {
+    let output = assert_ends("bench rpc --against HEAD", 3);
+    assert!(text(&output.stderr).starts_with("unsupported: --against"));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
 fn steps_are_listed_and_not_run() {
     let output = assert_ends("test --list", 0);
     assert!(

@@ -37,6 +37,8 @@ fn every_action() -> Vec<Action> {
         Action::Get { vm_id: id() },
         Action::List {
             filters: Filters::new(),
+            limit: 0,
+            page: None,
         },
         Action::Metrics {
             vm_id: id(),
@@ -243,6 +245,8 @@ fn what_callers_write_is_checked() {
             "filters",
             Action::List {
                 filters: many.clone(),
+                limit: 0,
+                page: None,
             }
             .validate(),
         ),
@@ -250,6 +254,26 @@ fn what_callers_write_is_checked() {
             "filters",
             Action::List {
                 filters: Filters::new().with(long.repeat(9), ""),
+                limit: 0,
+                page: None,
+            }
+            .validate(),
+        ),
+        (
+            "limit",
+            Action::List {
+                filters: Filters::new(),
+                limit: 1001,
+                page: None,
+            }
+            .validate(),
+        ),
+        (
+            "page",
+            Action::List {
+                filters: Filters::new(),
+                limit: 0,
+                page: Some("1".into()),
             }
             .validate(),
         ),
@@ -309,6 +333,17 @@ fn what_callers_write_is_checked() {
                 vm_id: None,
                 filters: many,
                 since: None,
+                store: None,
+            }
+            .validate(),
+        ),
+        (
+            "store",
+            Subscription::Watch {
+                vm_id: None,
+                filters: Filters::new(),
+                since: Some(1),
+                store: Some(String::new()),
             }
             .validate(),
         ),
@@ -332,6 +367,7 @@ fn subscriptions_say_what_they_are() {
         vm_id: None,
         filters: Filters::new(),
         since: Some(4),
+        store: None,
     };
     assert_eq!((watch.name(), watch.vm_id()), ("watch", None));
     assert_eq!(watch.required_role(), Role::Viewer);

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::error::{DWCPError, Result};
 
+/// Most connections of one client: a node would not take more from one peer.
+const POOL_MAX: u32 = 1024;
+
 /// How a client reaches its node, and how it behaves on the way.
 ///
 /// Only `address` is required. What is not set here is taken from the environment when the client
@@ -47,23 +50,32 @@ pub struct ClientConfig {
     pub server_name: Option<String>,
     /// Longest time for connecting, TLS and authentication included. Default 30 s.
     pub connect_timeout: Duration,
-    /// Longest time for a request. Default 60 s.
+    /// Longest time for a request, all its tries and the pauses between them included; and for
+    /// finding the node again where a stream lost it. Default 60 s.
     pub request_timeout: Duration,
     /// How often a request that failed is repeated, where that can do no harm. Default 3, so four
     /// tries.
     pub retry_attempts: u32,
     /// Pause before the first repetition; it doubles with each, with full jitter. Default 1 s.
     pub retry_backoff: Duration,
-    /// Whether an idle connection is kept alive. Default true.
+    /// Whether the node is asked now and then whether it is there, on a connection that is idle.
+    /// Default true.
     pub keep_alive: bool,
-    /// Silence after which it is. Default 30 s.
+    /// Silence after which it is. After two such questions without an answer the connection counts
+    /// as lost. Default 30 s.
     pub keep_alive_period: Duration,
-    /// Most streams open at once. Default 100.
+    /// Most streams of the client that are open at once. Default 100.
     pub max_streams: u32,
-    /// Size of the buffers of a connection in bytes. Default 64 KiB.
+    /// Size of a connection's read buffer in bytes: what one read takes at most. Between 4 KiB and
+    /// 4 MiB; what is outside counts as the nearer. Default 64 KiB.
     pub buffer_size: usize,
-    /// Connections kept to the node. Default 1.
+    /// Most connections to the node, made as they are needed: a further one when all others are in
+    /// use. Default 1.
     pub pool_size: u32,
+    /// Whether a node that speaks the base profile only will do. There are no streams then, no
+    /// deadlines that the node knows of, and what makes something is not repeated when its answer is
+    /// lost. Default false: such a node is refused.
+    pub accept_base: bool,
 }
 
 impl Default for ClientConfig {
@@ -87,6 +99,7 @@ impl Default for ClientConfig {
             max_streams: 100,
             buffer_size: 64 << 10,
             pool_size: 1,
+            accept_base: false,
         }
     }
 }
@@ -113,6 +126,7 @@ impl fmt::Debug for ClientConfig {
             .field("max_streams", &self.max_streams)
             .field("buffer_size", &self.buffer_size)
             .field("pool_size", &self.pool_size)
+            .field("accept_base", &self.accept_base)
             .finish()
     }
 }
@@ -167,6 +181,8 @@ with! {
     with_buffer_size(buffer_size: usize) => buffer_size;
     /// Sets how many connections are kept.
     with_pool_size(pool_size: u32) => pool_size;
+    /// Sets whether a node of the base profile will do.
+    with_accept_base(accept_base: bool) => accept_base;
 }
 
 impl ClientConfig {
@@ -253,8 +269,14 @@ impl ClientConfig {
         if self.pool_size == 0 {
             return wrong("pool_size: must be at least 1");
         }
+        if self.pool_size > POOL_MAX {
+            return wrong("pool_size: must be at most 1024");
+        }
         if self.max_streams == 0 {
             return wrong("max_streams: must be at least 1");
+        }
+        if self.keep_alive && self.keep_alive_period.is_zero() {
+            return wrong("keep_alive_period: must not be zero");
         }
         Ok(())
     }
@@ -317,6 +339,11 @@ mod tests {
             (ok().with_ca_file("a").with_ca_pem("b"), "ca_file"),
             (ok().with_client_cert("a"), "client_cert"),
             (ok().with_pool_size(0), "pool_size"),
+            (ok().with_pool_size(1025), "pool_size"),
+            (
+                ok().with_keep_alive_period(Duration::ZERO),
+                "keep_alive_period",
+            ),
             (ok().with_max_streams(0), "max_streams"),
         ] {
             let error = config.validate().unwrap_err();

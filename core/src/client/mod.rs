@@ -1,14 +1,16 @@
 //! Asking a node.
 //!
 //! [`Client`] and [`VMClient`] turn method calls into [`Action`]s and [`Subscription`]s and hand
-//! them to a `Service`: a node in the same process today, a connection to one later. `config` says
-//! how a connection is made, `service` is the seam, `vm` has the methods, `streams` what they
-//! stream. Nothing here knows how a node works.
+//! them to a `Service`: a node in the same process, or `remote`, which reaches one over connections.
+//! `config` says how these are made, `service` is the seam, `vm` has the methods, `streams` what they
+//! stream, `pool` several clients at once. Nothing here knows how a node works.
 
 #![forbid(unsafe_code)]
 
 mod config;
 mod counters;
+mod pool;
+mod remote;
 mod service;
 mod streams;
 #[cfg(test)]
@@ -21,9 +23,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::config::ClientConfig;
 use self::counters::Counters;
+pub use self::pool::ClientPool;
+use self::remote::Remote;
 #[cfg_attr(
     not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
-    allow(unused_imports, reason = "only a node makes them")
+    allow(unused_imports, reason = "only a node takes them from here")
 )]
 pub(crate) use self::service::{BoxFuture, ItemSink, ItemStream, Service};
 pub use self::streams::{Console, ConsoleWriter, Events, Items, MetricsStream, MigrationProgress};
@@ -32,16 +36,51 @@ use crate::action::{Action, Outcome, Subscription};
 use crate::error::{DWCPError, Result};
 use crate::model::{ClientMetrics, Health, NodeInfo};
 
-/// A client of one node. Cheap to clone; clones share one connection.
+/// Asks the node at `address` on behalf of somebody with that role, as a node. Connects when it is first
+/// asked.
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn forwarder(
+    address: crate::transport::Address,
+    tls: Option<crate::transport::ClientTls>,
+    api_key: Option<String>,
+    role: crate::action::Role,
+) -> Result<Arc<dyn Service>> {
+    Ok(Arc::new(Remote::forwarding(address, tls, api_key, role)?))
+}
+
+/// A client of one node. Cheap to clone; clones share their connections.
 ///
-/// `Node::client` gives one for a node in the same process, which calls it directly: no socket, no
-/// JSON. Connecting to a node elsewhere is not built yet.
+/// [`Client::new`] connects to a node over TCP, TLS or a Unix socket. `Node::client` gives one for a
+/// node in the same process, which calls it directly: no socket, no JSON. The methods are the same.
+///
+/// # Over a network
+///
+/// * **Requests share a connection** (or [`pool_size`](ClientConfig::pool_size) of them), many at a
+///   time, and are answered in any order. One that was lost is made again with the next request.
+/// * **A request that failed is repeated** up to [`retry_attempts`](ClientConfig::retry_attempts)
+///   times where that can do no harm: the error passes (a lost connection, `unavailable`, `timeout`,
+///   `resource_limit`), and the request changes nothing, carries an idempotency key (`create`,
+///   `migrate` and `snapshot` get one), or was certainly not executed. All tries together take at
+///   most [`request_timeout`](ClientConfig::request_timeout).
+/// * **A node that does not keep up is left alone**: after five requests of a kind (reading,
+///   lifecycle, migration, snapshots) in a row that ended with `unavailable` or `timeout`, further
+///   ones fail at once with [`DWCPError::Unavailable`], which says so, for a second at first and at
+///   most 30. Then one request tries how it is.
+/// * **Streams survive the connection**: a watch goes on after the last event it showed, without loss
+///   or repetition; where the node no longer has what came between, an event of type `lost` says so.
+///   Figures and progress go on. A console cannot be continued exactly, and ends with
+///   [`DWCPError::Connection`]; so does any stream whose node cannot be reached for
+///   `request_timeout`.
+/// * **Dropping a call's future** takes the request back if the node has not begun it; dropping a
+///   stream ends it at the node.
+///
+/// It runs on the Tokio runtime it was made on.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
 struct Shared {
     service: Arc<dyn Service>,
-    counters: Counters,
+    counters: Arc<Counters>,
     closed: AtomicBool,
 }
 
@@ -59,27 +98,35 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Config`] where the config cannot be right, and otherwise, in this version,
-    /// always [`DWCPError::Unsupported`]: connecting over a network is not built yet.
+    /// [`DWCPError::Config`] where the config cannot be right, [`DWCPError::Connection`] when the node
+    /// cannot be reached, [`DWCPError::Timeout`] when it does not answer within
+    /// [`connect_timeout`](ClientConfig::connect_timeout), [`DWCPError::Authentication`] when it refuses
+    /// the credential or its certificate is not to be trusted, [`DWCPError::Unsupported`] when it does
+    /// not speak the extended profile of the protocol.
     pub async fn new(config: ClientConfig) -> Result<Client> {
-        let config = config.fill_from_env()?;
-        config.validate()?;
-        Err(DWCPError::Unsupported(format!(
-            "connecting over a network ({}) is not built yet: this version has \
-             Node::client(), which asks a node in the same process",
-            config.target()
-        )))
+        let client = Client::remote(Remote::new(&config.fill_from_env()?)?);
+        client.0.service.connect().await?;
+        Ok(client)
     }
 
-    /// A client of whatever answers.
+    /// A client of whatever answers in this process.
     #[cfg_attr(
         not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
         allow(dead_code, reason = "only a node makes one")
     )]
     pub(crate) fn of(service: Arc<dyn Service>) -> Client {
+        Client::with(service, Arc::new(Counters::in_process()))
+    }
+
+    fn remote(remote: Remote) -> Client {
+        let counters = remote.counters();
+        Client::with(Arc::new(remote), counters)
+    }
+
+    fn with(service: Arc<dyn Service>, counters: Arc<Counters>) -> Client {
         Client(Arc::new(Shared {
             service,
-            counters: Counters::connected(),
+            counters,
             closed: AtomicBool::new(false),
         }))
     }
@@ -94,8 +141,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Connection`] after [`close`](Client::close), [`DWCPError::Unavailable`] when the
-    /// node was shut down.
+    /// [`DWCPError::Connection`] after [`close`](Client::close) and where the node cannot be reached,
+    /// [`DWCPError::Unavailable`] when it was shut down.
     pub async fn health(&self) -> Result<Health> {
         match self.call(Action::Health).await? {
             Outcome::Health(health) => Ok(*health),
@@ -118,28 +165,32 @@ impl Client {
     /// Counters of this client and its clones, since it was made.
     ///
     /// In process nothing is framed: a message is one request, answer or item of a stream, and no
-    /// bytes are counted.
+    /// bytes are counted. Over a network a message is a frame, and bytes are those before encryption.
     #[must_use]
     pub fn metrics(&self) -> ClientMetrics {
-        self.0.counters.read()
+        self.0.counters.metrics()
     }
 
-    /// Whether requests can reach the node.
+    /// Whether requests can reach the node: over a network, whether a connection is open. One that was
+    /// lost is made again with the next request.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         !self.0.closed.load(Ordering::Acquire) && self.0.service.is_open()
     }
 
-    /// Whether the node has accepted this client; in process it always has.
+    /// Whether the node has accepted this client: in process it always has, and a connection counts as
+    /// open only after that.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.is_connected()
     }
 
-    /// Ends the connection, for all clones. Later calls fail with [`DWCPError::Connection`]; streams
-    /// that are open go on until they are dropped, when the node is in the same process.
+    /// Ends the connection, for all clones; returns when it is closed. Later calls, and those under
+    /// way, fail with [`DWCPError::Connection`], and streams end with it; when the node is in the same
+    /// process, what is under way goes on.
     pub async fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
+        self.0.service.close().await;
     }
 
     /// Asks the node for anything: what all methods do, for front ends that translate requests by
@@ -152,9 +203,9 @@ impl Client {
         self.counted(async {
             action.validate()?;
             self.open()?;
-            self.0.counters.sent();
+            self.0.counters.asked();
             let answer = self.0.service.call(action).await;
-            self.0.counters.received();
+            self.0.counters.answered();
             answer
         })
         .await
@@ -169,12 +220,17 @@ impl Client {
         self.counted(async {
             subscription.validate()?;
             self.open()?;
-            self.0.counters.sent();
+            self.0.counters.asked();
             let answer = self.0.service.subscribe(subscription).await;
-            self.0.counters.received();
+            self.0.counters.answered();
             Ok(Items::new(answer?, self.clone()))
         })
         .await
+    }
+
+    /// Whether it is a clone of the other.
+    fn is_same(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn open(&self) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
@@ -29,6 +31,15 @@ pub(crate) trait Service: Send + Sync + fmt::Debug {
     fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>>;
     /// Whether it still answers.
     fn is_open(&self) -> bool;
+    /// Makes sure that it does, now rather than with the first request. In process it does.
+    fn connect(&self) -> BoxFuture<Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    /// Gives back what it holds for its client: its connections, and with them all that is under
+    /// way. In process there is nothing to give back.
+    fn close(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The consuming end of a stream: bounded; dropping it ends the producer.
@@ -36,11 +47,13 @@ pub(crate) trait Service: Send + Sync + fmt::Debug {
 pub(crate) struct ItemStream(pub(super) mpsc::Receiver<Result<Item>>);
 
 impl ItemStream {
+    /// The next item; `None` at the end.
+    #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item>>> {
+        self.0.poll_recv(cx)
+    }
+
     /// Both ends of a new stream.
-    #[cfg_attr(
-        not(all(feature = "node", target_os = "linux", target_arch = "x86_64")),
-        allow(dead_code, reason = "only what answers clients makes one")
-    )]
     pub(crate) fn channel() -> (ItemSink, ItemStream) {
         let (sink, items) = mpsc::channel(BUFFER);
         (sink, ItemStream(items))

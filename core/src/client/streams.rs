@@ -61,7 +61,7 @@ impl Stream for Items {
         }
         match ready!(self.items.0.poll_recv(cx)) {
             Some(Ok(item)) => {
-                self.client.0.counters.received();
+                self.client.0.counters.answered();
                 return Poll::Ready(Some(item));
             }
             Some(Err(error)) => self.end(Some(error)),

@@ -165,13 +165,19 @@ async fn a_console_reads_and_writes() {
 }
 
 #[tokio::test]
-async fn there_is_no_network_yet_and_it_says_so() {
-    let config = ClientConfig::new("localhost").with_api_key("k");
-    let error = Client::new(config).await.unwrap_err();
-    assert!(
-        matches!(&error, DWCPError::Unsupported(text) if text.contains("localhost:9000")),
-        "{error}"
-    );
+async fn what_cannot_be_connected_to_is_said() {
+    let new = |config| async { Client::new(config).await.unwrap_err() };
+    let error = new(ClientConfig::new("wss://node")).await;
+    assert!(matches!(error, DWCPError::Unsupported(_)), "{error}");
+    let error = new(ClientConfig::new("localhost").with_pool_size(0)).await;
+    assert!(error.message().starts_with("pool_size:"), "{error}");
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let config = ClientConfig::new("127.0.0.1").with_port(port);
+    let error = new(config.with_tls_enabled(false)).await;
+    assert!(matches!(error, DWCPError::Connection(_)), "{error}");
 }
 
 #[test]

@@ -194,7 +194,12 @@ impl VMClient {
     /// [`DWCPError::Config`](crate::DWCPError::Config) for too many filters.
     pub async fn list(&self, filters: impl Into<Filters>) -> Result<Vec<VM>> {
         let filters = filters.into();
-        ask!(self, Action::List { filters }, list VMs)
+        let action = Action::List {
+            filters,
+            limit: 0,
+            page: None,
+        };
+        ask!(self, action, list VMs)
     }
 
     /// Watches a VM. The first item is its present state (`event_type` is `current`), so that a loop
@@ -245,6 +250,7 @@ impl VMClient {
             vm_id,
             filters,
             since,
+            store: None,
         };
         Ok(Events::new(self.client.subscribe(watch).await?))
     }
@@ -372,11 +378,15 @@ impl VMClient {
         ask!(self, action, Migration)
     }
 
-    /// Takes a snapshot of a VM; returns when it is complete.
+    /// Takes a snapshot of a VM; returns when it is complete. A guest that runs stands still while its
+    /// memory is copied, and runs on whatever becomes of the snapshot.
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Snapshot`](crate::DWCPError::Snapshot) where it cannot be taken.
+    /// [`DWCPError::Snapshot`](crate::DWCPError::Snapshot) where it cannot be written,
+    /// [`DWCPError::InvalidOperation`](crate::DWCPError::InvalidOperation) on a node without a
+    /// directory for its data, [`DWCPError::ResourceLimit`](crate::DWCPError::ResourceLimit) for a VM
+    /// that has too many.
     pub async fn snapshot(
         &self,
         id: &str,
@@ -402,11 +412,15 @@ impl VMClient {
         ask!(self, Action::ListSnapshots { vm_id }, list Snapshots)
     }
 
-    /// Makes a VM what it was when the snapshot was taken, in the state it had then.
+    /// Makes a VM what it was when the snapshot was taken, in the state it had then; one whose snapshot
+    /// has no memory is stopped. All of the snapshot is checked before anything changes.
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Snapshot`](crate::DWCPError::Snapshot) where it cannot be read.
+    /// [`DWCPError::Snapshot`](crate::DWCPError::Snapshot) where it cannot be read, naming the file;
+    /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for a snapshot the VM does not have;
+    /// [`DWCPError::ResourceLimit`](crate::DWCPError::ResourceLimit) where there is no room for the
+    /// memory of a VM that runs beside itself. The VM goes on as it was.
     pub async fn restore_snapshot(&self, id: &str, snapshot_id: &str) -> Result<()> {
         let action = Action::RestoreSnapshot {
             vm_id: id.to_owned(),
@@ -419,7 +433,9 @@ impl VMClient {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for a snapshot the node does not have.
+    /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for a snapshot the node does not have,
+    /// [`DWCPError::InvalidOperation`](crate::DWCPError::InvalidOperation) while a VM is being restored
+    /// from it.
     pub async fn delete_snapshot(&self, snapshot_id: &str) -> Result<()> {
         let snapshot_id = snapshot_id.to_owned();
         ask!(self, Action::DeleteSnapshot { snapshot_id })

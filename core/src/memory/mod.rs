@@ -2,7 +2,8 @@
 //!
 //! `layout` knows guest physical addresses, `mapping` owns the host memory, `ram` is one VM's
 //! memory (both together), `bitmap` and `dirty` track changed pages, `transfer` moves pages between
-//! memory and a socket without a copy in between, `scan` finds pages of zeros.
+//! memory and a socket without a copy in between, `file` between memory and a file, `scan` finds pages
+//! of zeros.
 //!
 //! Everything here counts in *RAM offsets*: the distance from the start of RAM, without the hole
 //! that devices leave below 4 GiB. Only `layout` turns them into guest physical addresses.
@@ -10,6 +11,7 @@
 
 mod bitmap;
 mod dirty;
+mod file;
 mod layout;
 mod mapping;
 mod ram;
@@ -18,6 +20,7 @@ mod transfer;
 
 pub(crate) use bitmap::PageBitmap;
 pub(crate) use dirty::{Consumer, DirtyLog, Harvest, Harvester};
+pub(crate) use file::{read_pages, sum_pages, write_pages};
 pub(crate) use layout::{Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
 pub(crate) use ram::GuestRam;

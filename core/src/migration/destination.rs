@@ -4,14 +4,13 @@
 //! bulk channel has a thread that places pages.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::link::{self, Attach, Envelope, Link, Timing};
+use super::link::{self, Attach, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
 use super::protocol::destination::{
     Destination, DestinationEffect, DestinationInput, DestinationOutcome, Verdict,
@@ -23,6 +22,7 @@ use crate::hypervisor::decode;
 use crate::machine::{Machine, Work, spawn, work_as};
 use crate::memory::GuestRam;
 use crate::model::random_token;
+use crate::transport::Blocking;
 use crate::wire::frame::FrameType;
 
 /// The first wait before a source that fell silent is asked; doubled each time.
@@ -47,8 +47,8 @@ pub(crate) trait DestinationHost: Send + Sync {
     fn finished(&self, outcome: &DestinationOutcome);
     /// Nothing more comes of this migration; its thread ends.
     fn over(&self);
-    /// Where the source listens, if that is known here.
-    fn source_address(&self, source_node: &str) -> Option<SocketAddr>;
+    /// How the source is reached, if that is known here.
+    fn source_address(&self, source_node: &str) -> Option<Dial>;
 }
 
 /// A VM about to arrive.
@@ -56,7 +56,7 @@ pub(crate) struct Arriving {
     /// The source's first message, an offer.
     pub(crate) first: Envelope,
     /// The connection it came over.
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Blocking,
     /// This node.
     pub(crate) node_uuid: String,
     pub(crate) host: Arc<dyn DestinationHost>,
@@ -79,7 +79,7 @@ enum Event {
     /// A message, or the end, of the control connection of that number.
     Heard(u64, Option<Box<Envelope>>),
     /// The peer opened a new control connection, with this as its first message.
-    Linked(TcpStream, Box<Envelope>),
+    Linked(Blocking, Box<Envelope>),
     /// The machine's state came.
     State(Vec<u8>),
 }
@@ -93,7 +93,7 @@ struct Open {
     token: String,
     channels: u32,
     ram: Arc<GuestRam>,
-    receivers: BTreeMap<u32, (TcpStream, JoinHandle<()>)>,
+    receivers: BTreeMap<u32, (Blocking, JoinHandle<()>)>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -112,7 +112,7 @@ impl Incoming {
     }
 
     /// Hands over a control connection that the peer opened.
-    pub(crate) fn adopt(&self, stream: TcpStream, first: Envelope) {
+    pub(crate) fn adopt(&self, stream: Blocking, first: Envelope) {
         // When the driver is gone, the connection is closed and the peer asks again.
         let _ = self.events.send(Event::Linked(stream, Box::new(first)));
     }
@@ -122,8 +122,8 @@ impl Incoming {
     pub(crate) fn attach(
         &self,
         request: &Attach,
-        mut stream: TcpStream,
-        answer: impl FnOnce(&mut TcpStream) -> Result<()>,
+        mut stream: Blocking,
+        answer: impl FnOnce(&mut Blocking) -> Result<()>,
     ) -> Result<()> {
         let refused = |why: &str| {
             Err(DWCPError::PermissionDenied(format!(
@@ -142,7 +142,8 @@ impl Incoming {
         }
         link::tune(&stream)?;
         answer(&mut stream)?;
-        let mut receiver = Receiver::new(stream.try_clone()?, Arc::clone(&open.ram));
+        let spare = stream.try_clone()?;
+        let mut receiver = Receiver::new(stream, Arc::clone(&open.ram));
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
         let thread = spawn("dwcp-receive", move || {
             work_as(Work::Copy);
@@ -159,7 +160,7 @@ impl Incoming {
                 }
             }
         })?;
-        open.receivers.insert(request.channel, (stream, thread));
+        open.receivers.insert(request.channel, (spare, thread));
         Ok(())
     }
 
@@ -190,7 +191,7 @@ pub(crate) fn is_offer(first: &Envelope) -> bool {
 }
 
 /// Tells a peer that its bulk channel is open.
-pub(crate) fn accept_channel(stream: &mut TcpStream) -> Result<()> {
+pub(crate) fn accept_channel(stream: &mut Blocking) -> Result<()> {
     link::write_frame(stream, FrameType::Ok, b"{}".to_vec())
 }
 
@@ -198,7 +199,7 @@ pub(crate) fn accept_channel(stream: &mut TcpStream) -> Result<()> {
 /// the store: what was not taken is refused, durably, from now on.
 pub(crate) fn answer_about(
     first: Envelope,
-    stream: TcpStream,
+    stream: Blocking,
     node_uuid: &str,
     verdict: Option<&Verdict>,
     mut persist: impl FnMut(&Verdict) -> Result<()>,
@@ -257,7 +258,7 @@ impl Gate {
         open.stopped.store(true, Ordering::SeqCst);
         for (socket, _) in open.receivers.values() {
             // It fails only when the peer was faster.
-            let _ = socket.shutdown(Shutdown::Both);
+            let _ = socket.shutdown();
         }
         for (_, thread) in open.receivers.into_values() {
             if thread.join().is_err() {
@@ -463,12 +464,18 @@ impl Driver {
     }
 
     fn connect(&mut self) -> bool {
-        let address = self.arriving.source_address(&self.source_node);
-        let stream = address.and_then(|address| link::connect(address).ok());
+        let dial = self.arriving.source_address(&self.source_node);
+        let stream = dial.and_then(|dial| match link::connect(&dial) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%error, "the source cannot be asked");
+                None
+            }
+        });
         stream.is_some_and(|stream| self.take_link(stream))
     }
 
-    fn take_link(&mut self, stream: TcpStream) -> bool {
+    fn take_link(&mut self, stream: Blocking) -> bool {
         self.link_number += 1;
         let (number, events) = (self.link_number, self.events.clone());
         let link = Link::start(stream, &self.node_uuid, move |heard| {

@@ -1,6 +1,5 @@
 //! The source's copying: rounds over all channels, and the last one in the pause.
 
-use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,6 +12,7 @@ use super::switch::SwitchRule;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Machine, Work, spawn, work_as};
 use crate::memory::{Harvest, PAGE_SIZE};
+use crate::transport::Blocking;
 
 /// What the engine needs to know of the options.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub(super) struct Engine {
 struct Worker {
     jobs: mpsc::Sender<Job>,
     results: mpsc::Receiver<Result<()>>,
-    socket: TcpStream,
+    socket: Blocking,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,7 +60,7 @@ enum Job {
 #[derive(Clone)]
 pub(super) struct Stopper {
     shared: Arc<Sending>,
-    sockets: Arc<Mutex<Vec<TcpStream>>>,
+    sockets: Arc<Mutex<Vec<Blocking>>>,
 }
 
 impl Stopper {
@@ -69,7 +69,7 @@ impl Stopper {
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         for socket in sockets.iter() {
             // It fails only when the peer was faster.
-            let _ = socket.shutdown(Shutdown::Both);
+            let _ = socket.shutdown();
         }
     }
 }
@@ -78,7 +78,7 @@ impl Engine {
     /// Starts following the machine's changes, and a thread for each channel.
     pub(super) fn start(
         machine: &Machine,
-        channels: Vec<TcpStream>,
+        channels: Vec<Blocking>,
         options: EngineOptions,
         progress: Arc<Progress>,
     ) -> Result<(Self, Stopper)> {
@@ -109,8 +109,9 @@ impl Engine {
             left: None,
         };
         for (index, socket) in channels.into_iter().enumerate() {
-            let sender = Sender::new(socket.try_clone()?, Arc::clone(&engine.shared));
-            engine.workers.push(Worker::start(index, socket, sender)?);
+            let spare = socket.try_clone()?;
+            let sender = Sender::new(socket, Arc::clone(&engine.shared));
+            engine.workers.push(Worker::start(index, spare, sender)?);
         }
         Ok((engine, stopper))
     }
@@ -174,7 +175,7 @@ impl Engine {
 }
 
 impl Worker {
-    fn start(index: usize, socket: TcpStream, mut sender: Sender) -> Result<Self> {
+    fn start(index: usize, socket: Blocking, mut sender: Sender) -> Result<Self> {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (done, results) = mpsc::channel();
         let thread = spawn(&format!("dwcp-send{index}"), move || {
@@ -214,7 +215,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         for worker in &mut self.workers {
             // Whatever it waits for ends; then there are no more jobs.
-            let _ = worker.socket.shutdown(Shutdown::Both);
+            let _ = worker.socket.shutdown();
             let (closed, _) = mpsc::channel();
             worker.jobs = closed;
             if let Some(thread) = worker.thread.take()

@@ -3,8 +3,9 @@
 //! Messages travel in frames of the wire protocol. A driver owns the sending side; the receiving side
 //! belongs to a thread that turns what arrives into the driver's inputs.
 
+use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use super::clock::{PeerClock, Stamp};
 use super::protocol::message::Message;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
+use crate::transport::{self, Address, Blocking, ClientTls};
 use crate::wire::frame::{Frame, FrameType};
+use crate::wire::message::decode_error;
 
 /// Longest control message: an offer carries a VM's config with all its annotations.
 pub(crate) const FRAME_MAX: usize = 2 << 20;
@@ -97,12 +100,97 @@ impl Greeting {
     }
 }
 
-/// Connects to a peer.
-pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
-        .map_err(|e| DWCPError::Connection(format!("cannot reach {address}: {e}")))?;
-    stream.set_nodelay(true)?;
+/// How a peer is reached.
+#[derive(Clone)]
+pub(crate) struct Dial {
+    pub(crate) address: Address,
+    /// `None`: nothing is encrypted.
+    pub(crate) tls: Option<Arc<ClientTls>>,
+    /// The key with which this node authenticates, where the peer asks for one.
+    pub(crate) credential: Option<String>,
+}
+
+/// Credentials do not belong into logs.
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dial")
+            .field("address", &self.address)
+            .field("tls", &self.tls)
+            .field("credential", &self.credential.as_ref().map(|_| "…"))
+            .finish()
+    }
+}
+
+/// A peer that asks for nothing, such as one on the same host.
+impl From<SocketAddr> for Dial {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address: address.into(),
+            tls: None,
+            credential: None,
+        }
+    }
+}
+
+/// Connects to a peer, and authenticates where there is a credential.
+///
+/// # Errors
+///
+/// As [`Blocking::connect`]; `auth` when the peer does not accept the credential.
+pub(crate) fn connect(dial: &Dial) -> Result<Blocking> {
+    let mut stream = Blocking::connect(&dial.address, dial.tls.as_deref(), CONNECT_TIMEOUT)?;
+    if let Some(credential) = &dial.credential {
+        authenticate(&mut stream, credential).map_err(|e| of_peer(&dial.address, e))?;
+    }
     Ok(stream)
+}
+
+fn of_peer(address: &Address, error: DWCPError) -> DWCPError {
+    match error {
+        DWCPError::Authentication(text) => {
+            DWCPError::Authentication(format!("the peer {address} refused this node: {text}"))
+        }
+        other => other,
+    }
+}
+
+/// The first exchange of the extended profile: nothing else is sent before its answer.
+fn authenticate(stream: &mut Blocking, credential: &str) -> Result<()> {
+    let request = serde_json::json!({
+        "api_key": credential,
+        "version": 3,
+        "features": ["x3.1"],
+        "client": { "name": "dwcp-node", "version": env!("CARGO_PKG_VERSION") },
+        "encoding": "json",
+    });
+    write(stream, FrameType::Auth, "1", serde_json::to_vec(&request)?)?;
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    let answer = read_frame(stream)?;
+    stream.set_read_timeout(None)?;
+    let Some(frame) = answer else {
+        return Err(DWCPError::Connection(
+            "the peer closed the connection in place of an answer to AUTH".into(),
+        ));
+    };
+    /// What of the answer counts, of either kind.
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        success: bool,
+        #[serde(default)]
+        message: String,
+    }
+    let answer: Answer = serde_json::from_slice(&frame.payload)
+        .map_err(|e| DWCPError::Protocol(format!("the peer's answer to AUTH: {e}")))?;
+    match frame.frame_type {
+        FrameType::Vm | FrameType::Ok if answer.success => Ok(()),
+        FrameType::Vm | FrameType::Ok | FrameType::Error => {
+            Err(DWCPError::Authentication(answer.message))
+        }
+        other => Err(DWCPError::Protocol(format!(
+            "the peer answered AUTH with a frame of type {other:?}"
+        ))),
+    }
 }
 
 /// Buffers of a bulk channel within one host. Who sends and who receives share processors with the guest:
@@ -111,10 +199,9 @@ pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
 /// them by what is under way.
 const LOCAL_BUFFER: usize = 512 << 10;
 
-/// Prepares a bulk channel's socket.
-pub(super) fn tune(stream: &TcpStream) -> Result<()> {
-    stream.set_nodelay(true)?;
-    if stream.peer_addr()?.ip().is_loopback() {
+/// Prepares a bulk channel's socket. That it does not wait for more bytes was set where it was made.
+pub(super) fn tune(stream: &Blocking) -> Result<()> {
+    if stream.is_local() {
         let socket = socket2::SockRef::from(stream);
         socket.set_send_buffer_size(LOCAL_BUFFER)?;
         socket.set_recv_buffer_size(LOCAL_BUFFER)?;
@@ -123,13 +210,8 @@ pub(super) fn tune(stream: &TcpStream) -> Result<()> {
 }
 
 /// Opens bulk channel number `channel`.
-pub(super) fn attach(
-    address: SocketAddr,
-    session: &str,
-    token: &str,
-    channel: u32,
-) -> Result<TcpStream> {
-    let mut stream = connect(address)?;
+pub(super) fn attach(dial: &Dial, session: &str, token: &str, channel: u32) -> Result<Blocking> {
+    let mut stream = connect(dial)?;
     tune(&stream)?;
     let request = Attach {
         operation: AttachOperation::Attach,
@@ -159,31 +241,40 @@ pub(super) fn attach(
 
 /// Writes a frame.
 pub(crate) fn write_frame(
-    stream: &mut TcpStream,
+    stream: &mut impl Write,
     frame_type: FrameType,
     payload: Vec<u8>,
 ) -> Result<()> {
+    write(stream, frame_type, "", payload)
+}
+
+fn write(stream: &mut impl Write, frame_type: FrameType, id: &str, payload: Vec<u8>) -> Result<()> {
     let frame = Frame {
         frame_type,
         timestamp: u64::try_from(crate::model::Timestamp::now().as_unix_micros() / 1000)
             .unwrap_or(0),
-        id: String::new(),
+        id: id.to_owned(),
         payload,
     };
     let bytes = frame.encode(FRAME_MAX)?;
     stream
         .write_all(&bytes)
-        .map_err(|e| DWCPError::Connection(format!("sending: {e}")))
+        .map_err(|e| transport::lost("sending", &e))
 }
 
 /// Reads a frame; `None` when the peer closed the connection between two.
-pub(super) fn read_frame(stream: &mut TcpStream) -> Result<Option<Frame>> {
-    let lost = |e: io::Error| DWCPError::Connection(format!("receiving: {e}"));
+pub(super) fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>> {
+    let lost = |e: io::Error| transport::lost("receiving", &e);
     let mut prefix = [0; 4];
     match stream.read_exact(&mut prefix) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(e) => return Err(lost(e)),
+    }
+    if transport::is_tls_record(&prefix) {
+        return Err(DWCPError::Protocol(
+            "the peer speaks TLS on this port, and this connection is made without".into(),
+        ));
     }
     let length = Frame::length(prefix, FRAME_MAX)?;
     let mut body = Vec::new();
@@ -200,28 +291,39 @@ pub(super) fn read_frame(stream: &mut TcpStream) -> Result<Option<Frame>> {
 /// The sending side of a control connection. Dropping it ends the receiving side as well.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Blocking,
     uuid: String,
     clock: Arc<Mutex<PeerClock>>,
+    refusal: Refusal,
 }
+
+/// The error with which the peer's node answered in place of a hand-over's other side.
+type Refusal = Arc<Mutex<Option<DWCPError>>>;
 
 impl Link {
     /// Takes over a connection: `arrived` is called, from a thread of its own, with each message, and
     /// once with `None` when the connection ends.
     pub(super) fn start(
-        stream: TcpStream,
+        mut incoming: Blocking,
         uuid: &str,
         mut arrived: impl FnMut(Option<Envelope>) + Send + 'static,
     ) -> Result<Self> {
-        let mut incoming = stream.try_clone()?;
+        let stream = incoming.try_clone()?;
         let clock = Arc::new(Mutex::new(PeerClock::new(Instant::now())));
         let listening = Arc::clone(&clock);
+        let refusal = Refusal::default();
+        let refused = Arc::clone(&refusal);
         spawn("dwcp-control", move || {
             work_as(Work::Control);
             loop {
                 let next = read_frame(&mut incoming).and_then(|frame| {
                     let now = Instant::now();
                     let Some(frame) = frame else { return Ok(None) };
+                    if frame.frame_type == FrameType::Error {
+                        let error = decode_error(&frame.payload);
+                        *lock(&refused) = Some(error.clone());
+                        return Err(error);
+                    }
                     let envelope: Envelope = serde_json::from_slice(&frame.payload)?;
                     if let Some(stamp) = envelope.stamp {
                         lock(&listening).heard(stamp, now);
@@ -237,14 +339,20 @@ impl Link {
                     }
                 }
             }
-            let _ = incoming.shutdown(Shutdown::Both);
+            let _ = incoming.shutdown();
             arrived(None);
         })?;
         Ok(Self {
             stream,
             uuid: uuid.to_owned(),
             clock,
+            refusal,
         })
+    }
+
+    /// Why the peer's node refused the connection, if it did.
+    pub(super) fn refusal(&self) -> Option<DWCPError> {
+        lock(&self.refusal).clone()
     }
 
     /// A moment, as the peer is told it.
@@ -269,13 +377,13 @@ impl Link {
     }
 }
 
-fn lock(clock: &Mutex<PeerClock>) -> MutexGuard<'_, PeerClock> {
-    clock.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of_both: &Mutex<T>) -> MutexGuard<'_, T> {
+    of_both.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
         // Ends the receiving thread; it fails only when the peer was faster.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.shutdown();
     }
 }

@@ -4,7 +4,8 @@
 //! `source` and `destination` drive it, mirror images of each other: they carry its effects out and
 //! feed it what happened. Between them go control messages (`link`, `offer`) and, over bulk
 //! connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
-//! says that it is time, `receiver`s place them. `progress` is what a user sees of all that. The
+//! says that it is time, `receiver`s place them. `recovered` settles what a source was started
+//! again in the middle of. `progress` is what a user sees of all that. The
 //! node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
@@ -14,12 +15,15 @@ mod destination;
 mod engine;
 #[cfg(test)]
 pub(crate) mod faults;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod link;
 mod offer;
 mod pacer;
 mod progress;
 mod protocol;
 mod receiver;
+mod recovered;
 mod sender;
 mod source;
 mod switch;
@@ -29,11 +33,14 @@ mod tests;
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };
-pub(crate) use link::{Attach, Envelope, FRAME_MAX, Greeting};
+#[cfg(fuzzing)]
+pub(crate) use fuzz::fuzz_migration;
+pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
 pub(crate) use offer::Offer;
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};
+pub(crate) use recovered::Recovered;
 pub(crate) use source::{Leaving, Outgoing, SourceHost};
 
 /// The steps of a migration that take time, or can fail, outside the state machines: where tests put

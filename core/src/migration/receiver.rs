@@ -1,18 +1,17 @@
-//! Receiving pages over a channel, straight into guest memory.
+//! Receiving pages over a channel, straight into guest memory; from an encrypted one by way of a buffer.
 //!
 //! Each channel has a thread. The machine these pages are for does not run.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::channel::{DESCRIPTOR, HEADER, Header, Kind, decode_runs, violation};
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
-use crate::memory::{GuestRam, PageRange, receive_pages};
+use crate::memory::{GuestRam, PAGE_SIZE, PageRange, receive_pages};
+use crate::transport::Blocking;
 
-/// Pages of guest memory that are summed, or given host memory, at a time: few enough to stay in the
+/// Pages of guest memory that are summed, decrypted, or given host memory, at a time: few enough to stay in the
 /// cache, and not to hold a processor for long.
 const PIECE_PAGES: u64 = 64;
 
@@ -27,7 +26,7 @@ pub(super) enum Arrival {
 
 /// One channel's receiving side.
 pub(super) struct Receiver {
-    socket: TcpStream,
+    socket: Blocking,
     ram: Arc<GuestRam>,
     descriptors: Vec<u8>,
     copy: Vec<u8>,
@@ -36,7 +35,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(socket: TcpStream, ram: Arc<GuestRam>) -> Self {
+    pub(super) fn new(socket: Blocking, ram: Arc<GuestRam>) -> Self {
         Self {
             socket,
             ram,
@@ -111,7 +110,7 @@ impl Receiver {
                 }
             }
         }
-        receive_pages(self.socket.as_fd(), &self.ram, &runs).map_err(lost)?;
+        self.place(&runs)?;
         let Some(expected) = header.checksum else {
             return Ok(());
         };
@@ -125,10 +124,28 @@ impl Receiver {
         check("pages", expected, crc)
     }
 
+    /// Reads pages into guest memory.
+    fn place(&mut self, runs: &[PageRange]) -> Result<()> {
+        if let Some(socket) = self.socket.direct() {
+            return receive_pages(socket, &self.ram, runs).map_err(lost);
+        }
+        for piece in runs.iter().flat_map(pieces) {
+            // Runs are RAM, and none spans its hole: that was checked when they were decoded.
+            let gpa = self.ram.layout().gpa_of(piece.start * PAGE_SIZE);
+            let gpa = gpa.ok_or_else(|| violation("pages that are not in the guest's memory"))?;
+            // Never more than a piece has.
+            let len = usize::try_from((piece.end - piece.start) * PAGE_SIZE).unwrap_or(0);
+            self.copy.resize(len, 0);
+            self.socket.read_exact(&mut self.copy).map_err(lost)?;
+            self.ram.write(gpa, &self.copy)?;
+        }
+        Ok(())
+    }
+
     fn state(&mut self, header: &Header) -> Result<Vec<u8>> {
         // As long as the header says, which is within its limit, and no longer than what comes.
         let mut state = Vec::new();
-        let read = (&self.socket)
+        let read = Read::by_ref(&mut self.socket)
             .take(header.payload)
             .read_to_end(&mut state)
             .map_err(lost)?;
@@ -160,10 +177,10 @@ fn check(what: &str, expected: u32, found: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::memory::{Backing, PAGE_SIZE};
+    use crate::memory::Backing;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,7 +193,7 @@ mod tests {
         let (mut peer, socket) = pair();
         peer.write_all(bytes).unwrap();
         drop(peer);
-        Receiver::new(socket, ram).receive()
+        Receiver::new(socket.into(), ram).receive()
     }
 
     fn page_message(checksum: u32) -> Vec<u8> {

@@ -4,8 +4,6 @@
 //! a barrier: the peer acknowledges when everything of the round is in its guest's memory.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,10 +12,11 @@ use super::pacer::Pacer;
 use super::progress::Progress;
 use crate::error::{DWCPError, Result};
 use crate::memory::{Consumer, GuestRam, Harvest, PAGE_SIZE, PageRange, send_pages};
+use crate::transport::Blocking;
 
-/// Bytes that are copied, summed and sent at a time where a checksum was promised: they stay in the
-/// processor's second-level cache in between.
-const CHECKED_PIECE: u64 = 256 << 10;
+/// Bytes that are copied, summed or encrypted, and sent at a time where they cannot go straight from
+/// guest memory: they stay in the processor's second-level cache in between.
+const COPIED_PIECE: u64 = 256 << 10;
 
 /// One round: what changed, and how far the senders are with it.
 pub(super) struct Round {
@@ -98,7 +97,7 @@ impl Sending {
 
 /// One channel's sending side.
 pub(super) struct Sender {
-    socket: TcpStream,
+    socket: Blocking,
     shared: Arc<Sending>,
     /// Runs of pages to send, and of pages that became zero; kept to save allocations.
     data: Vec<PageRange>,
@@ -108,7 +107,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(socket: TcpStream, shared: Arc<Sending>) -> Self {
+    pub(super) fn new(socket: Blocking, shared: Arc<Sending>) -> Self {
         Self {
             socket,
             shared,
@@ -237,9 +236,9 @@ impl Sender {
 
     fn send_data(&mut self, round: &Round) -> Result<()> {
         let data = std::mem::take(&mut self.data);
-        if self.shared.checksum {
-            for runs in pieces(&data, CHECKED_PIECE / PAGE_SIZE) {
-                self.send_checked(round, &runs)?;
+        if self.shared.checksum || self.socket.direct().is_none() {
+            for runs in pieces(&data, COPIED_PIECE / PAGE_SIZE) {
+                self.send_copied(round, &runs)?;
             }
         } else {
             for runs in data.chunks(MAX_RUNS as usize) {
@@ -259,16 +258,19 @@ impl Sender {
         };
         self.start_message(&header, runs)?;
         self.shared.pacer.take(bytes(runs))?;
-        send_pages(self.socket.as_fd(), &self.head, &self.shared.ram, runs).map_err(lost)?;
+        let socket = self.socket.direct().ok_or_else(|| {
+            DWCPError::Internal("pages cannot go straight over an encrypted channel".into())
+        })?;
+        send_pages(socket, &self.head, &self.shared.ram, runs).map_err(lost)?;
         self.shared
             .progress
             .sent_pages(round.number, bytes(runs), self.head.len() as u64);
         Ok(())
     }
 
-    /// Sends a copy of pages, with its checksum: a running guest could change a page between the
-    /// summing and the sending, and the peer would rightly complain.
-    fn send_checked(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
+    /// Sends a copy of pages, with its checksum where one was promised: a running guest could change a
+    /// page between the summing and the sending, and the peer would rightly complain.
+    fn send_copied(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
         let ram = Arc::clone(&self.shared.ram);
         let mut copy = std::mem::take(&mut self.copy);
         copy.clear();
@@ -281,9 +283,11 @@ impl Sender {
             ..Header::bare(Kind::Pages, round.number)
         };
         self.start_message(&header, runs)?;
-        let crc = crc32c::crc32c(&self.head[HEADER..]);
-        header.checksum = Some(crc32c::crc32c_append(crc, &copy));
-        self.head[..HEADER].copy_from_slice(&header.encode());
+        if self.shared.checksum {
+            let crc = crc32c::crc32c(&self.head[HEADER..]);
+            header.checksum = Some(crc32c::crc32c_append(crc, &copy));
+            self.head[..HEADER].copy_from_slice(&header.encode());
+        }
         self.shared.pacer.take(bytes(runs))?;
         let head = std::mem::take(&mut self.head);
         self.write(&head)?;

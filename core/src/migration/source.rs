@@ -5,7 +5,6 @@
 //! message or the downtime limit is acted on at any moment.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::engine::{Engine, EngineOptions, Stopper};
-use super::link::{self, Envelope, Link, Timing};
+use super::link::{self, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
 use super::progress::Progress;
 use super::protocol::message::{Body, Prepare};
@@ -23,6 +22,7 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::encode;
 use crate::machine::{self, Machine, spawn, work_as};
 use crate::model::{MigrationOptions, MigrationState, OnTimeout};
+use crate::transport::Blocking;
 
 /// How long a destination may take to make room for a VM.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,8 +49,8 @@ pub(crate) struct Leaving {
     pub(crate) machine: Arc<Machine>,
     pub(crate) offer: Offer,
     pub(crate) options: MigrationOptions,
-    /// The destination's listener.
-    pub(crate) address: SocketAddr,
+    /// How the destination is reached, by all connections of the migration.
+    pub(crate) dial: Dial,
     /// This node.
     pub(crate) node_uuid: String,
     pub(crate) node_name: String,
@@ -73,7 +73,7 @@ enum Event {
     /// A message, or the end, of the control connection of that number.
     Heard(u64, Option<Box<Envelope>>),
     /// The peer opened a new control connection, with this as its first message.
-    Linked(TcpStream, Box<Envelope>),
+    Linked(Blocking, Box<Envelope>),
     Cancel(oneshot::Sender<Result<()>>),
     /// The node is over.
     Abandon,
@@ -106,7 +106,7 @@ impl Outgoing {
     }
 
     /// Hands over a control connection that the peer opened.
-    pub(crate) fn adopt(&self, stream: TcpStream, first: Envelope) {
+    pub(crate) fn adopt(&self, stream: Blocking, first: Envelope) {
         // When the driver is gone, the connection is closed and the peer asks again.
         let _ = self.events.send(Event::Linked(stream, Box::new(first)));
     }
@@ -223,8 +223,14 @@ impl Driver {
             Event::Input(input) => self.feed(input),
             Event::Heard(number, _) if number != self.link_number => {}
             Event::Heard(_, None) => {
-                self.link = None;
-                self.feed(SourceInput::LinkLost);
+                let refusal = self.link.take().and_then(|link| link.refusal());
+                self.feed(match refusal {
+                    // It is no other side of a hand-over that says so, but its node: nothing began.
+                    Some(error) if self.marks.sent.is_none() => {
+                        SourceInput::Failed(error.to_string())
+                    }
+                    _ => SourceInput::LinkLost,
+                });
             }
             Event::Heard(_, Some(envelope)) => self.heard(*envelope),
             Event::Linked(stream, first) => {
@@ -380,7 +386,7 @@ impl Driver {
 
     /// Opens the control connection.
     fn connect(&mut self) -> Result<()> {
-        let stream = link::connect(self.leaving.address)?;
+        let stream = link::connect(&self.leaving.dial)?;
         if self.take_link(stream) {
             Ok(())
         } else {
@@ -390,7 +396,7 @@ impl Driver {
         }
     }
 
-    fn take_link(&mut self, stream: TcpStream) -> bool {
+    fn take_link(&mut self, stream: Blocking) -> bool {
         self.link_number += 1;
         let (number, events) = (self.link_number, self.events.clone());
         let link = Link::start(stream, &self.leaving.node_uuid, move |heard| {
@@ -417,7 +423,7 @@ impl Driver {
         let wanted = leaving.offer.channels.min(channels).max(1);
         leaving.progress.update(|s| s.channels = wanted);
         let plan = Plan {
-            address: leaving.address,
+            dial: leaving.dial.clone(),
             session: leaving.session.clone(),
             token,
             channels: wanted,
@@ -585,7 +591,7 @@ enum Work {
 
 /// What it starts with.
 struct Plan {
-    address: SocketAddr,
+    dial: Dial,
     session: String,
     token: String,
     channels: u32,
@@ -667,7 +673,7 @@ fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
             ));
         }
         channels.push(link::attach(
-            plan.address,
+            &plan.dial,
             &plan.session,
             &plan.token,
             channel,

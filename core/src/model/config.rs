@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::builder::VMConfigBuilder;
-use super::keys::{add_camel_case, keyed, known_only};
+use super::keys::{Keyed, add_camel_case, keyed};
 use super::limits::{CPUS_DEFAULT, IMAGE_DEFAULT, MEMORY_DEFAULT};
 use super::network::{NetworkConfig, NetworkInterface};
 use super::node::NodeCapabilities;
@@ -99,12 +99,12 @@ keyed! {
         cpus = "cpus",
         disk = "disk",
         image = "image",
-        network = "network",
+        network = "network" [part],
         cloud_init = "cloud_init" | "cloudInit",
         labels = "labels",
         annotations = "annotations",
         priority = "priority",
-        affinity = "affinity",
+        affinity = "affinity" [optional part],
         enable_gpu = "enable_gpu" | "enableGPU" | "enableGpu",
         gpu_type = "gpu_type" | "gpuType",
         enable_sr_iov = "enable_sr_iov" | "enableSRIOV" | "enableSrIov",
@@ -332,15 +332,7 @@ impl VMConfig {
     where
         D: serde::Deserializer<'de>,
     {
-        let mut value = <Value as serde::Deserialize>::deserialize(deserializer)?;
-        known_only::<VMConfig>(&mut value);
-        for_parts(
-            &mut value,
-            known_only::<NetworkConfig>,
-            known_only::<NetworkInterface>,
-            known_only::<Affinity>,
-        );
-        serde_json::from_value(value).map_err(serde::de::Error::custom)
+        <VMConfig as Keyed<'de>>::read::<false, D>(deserializer)
     }
 }
 

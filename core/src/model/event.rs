@@ -67,6 +67,12 @@ event_types! {
     Migrated = "migrated",
     /// A migration ended without moving it.
     MigrationFailed = "migration_failed",
+    /// A snapshot of it was taken.
+    SnapshotCreated = "snapshot_created",
+    /// It is again what it was when a snapshot was taken.
+    SnapshotRestored = "snapshot_restored",
+    /// A snapshot of it was removed.
+    SnapshotDeleted = "snapshot_deleted",
     /// It was ended by a failure.
     Failed = "failed",
     /// It was destroyed.
@@ -120,6 +126,10 @@ pub struct VMEvent {
     pub timestamp: Timestamp,
     /// The same for people.
     pub message: String,
+    /// With types `current` and `lost`: UUID of the store that `seq` is a number of, from this item of
+    /// the stream on. When a VM moves, its watch goes on with the numbers of the node it moved to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// With type `lost`: what is missing. Its fields stand beside the others in JSON.
     #[serde(flatten)]
     pub lost: Option<LostEvents>,

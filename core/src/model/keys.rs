@@ -1,42 +1,95 @@
 //! Reading what users send: snake case and camel case, nothing unknown, errors that name the field.
 //!
 //! Derived code could do the first half, but its errors do not say which field had the wrong type,
-//! and `null` needs an attribute per field. Replies use derived code; see [`known_only`].
+//! and `null` needs an attribute per field. The same reader reads the config in a node's reply,
+//! leniently: what a newer node adds is dropped there.
 
-use serde::de::{Error, MapAccess};
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Types read by [`keyed!`].
-pub(crate) trait Keyed {
-    /// The snake-case keys.
-    const KEYS: &'static [&'static str];
+pub(crate) trait Keyed<'de>: Sized {
     /// The snake-case keys with their camel-case spellings, the usual one first.
     const ALIASES: &'static [(&'static str, &'static [&'static str])];
+
+    /// Reads it: what users send if `STRICT`, and else what a node replies, in which only the
+    /// snake-case keys count.
+    fn read<const STRICT: bool, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error>;
+}
+
+/// One that is read as strictly as what it is in.
+pub(crate) struct Part<T, const STRICT: bool>(pub(crate) T);
+
+impl<'de, T: Keyed<'de>, const STRICT: bool> Deserialize<'de> for Part<T, STRICT> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::read::<STRICT, D>(deserializer).map(Part)
+    }
+}
+
+/// Text that is looked at and not kept, borrowed where that is possible.
+pub(crate) struct Text<'de>(Cow<'de, str>);
+
+impl Text<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsText;
+
+        impl<'de> Visitor<'de> for AsText {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text)))
+            }
+        }
+
+        deserializer.deserialize_str(AsText)
+    }
 }
 
 /// Implements `Deserialize` for a struct with `Default`.
 ///
 /// Each row is `field = "key" | "camelKey"`, with `via Type` where the JSON form is another type
-/// that converts into the field's. `null` and absence leave the default. `, then function` runs at
-/// the end.
+/// that converts into the field's, and with `part`, `optional part` or `list of part` where the
+/// field's type is such a struct again. `null` and absence leave the default. `, then function` runs
+/// at the end.
 macro_rules! keyed {
     (
         $name:ident as $what:literal {
-            $( $field:ident = $key:literal $(| $alias:literal)* $(via $via:ty)?, )+
+            $( $field:ident = $key:literal $(| $alias:literal)* $(via $via:ty)? $([$($part:ident)+])?, )+
         }
         $(then $then:path)?
     ) => {
-        impl $crate::model::keys::Keyed for $name {
-            const KEYS: &'static [&'static str] = &[$( $key, )+];
+        impl<'de> $crate::model::keys::Keyed<'de> for $name {
             const ALIASES: &'static [(&'static str, &'static [&'static str])] =
                 &[$( ($key, &[$( $alias, )*]), )+];
-        }
 
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Fields;
+            fn read<const STRICT: bool, D: serde::Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Self, D::Error> {
+                struct Fields<const STRICT: bool>;
 
-                impl<'de> serde::de::Visitor<'de> for Fields {
+                impl<'de, const STRICT: bool> serde::de::Visitor<'de> for Fields<STRICT> {
                     type Value = $name;
 
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,13 +102,25 @@ macro_rules! keyed {
                     ) -> Result<$name, A::Error> {
                         let mut value = $name::default();
                         let mut seen = std::collections::BTreeSet::new();
-                        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-                            match key.as_ref() {
+                        while let Some(key) = map.next_key::<$crate::model::keys::Text<'de>>()? {
+                            match key.as_str() {
                                 $( $key $(| $alias)* => {
-                                    $crate::model::keys::once::<A>(&mut seen, $key)?;
-                                    $crate::model::keys::keyed!(@read map value $field $key $($via)?);
+                                    if STRICT {
+                                        $crate::model::keys::once::<A>(&mut seen, $key)?;
+                                    } else if key.as_str() != $key {
+                                        map.next_value::<serde::de::IgnoredAny>()?;
+                                        continue;
+                                    }
+                                    $crate::model::keys::keyed!(
+                                        @read map value $field $key $([$($part)+])? $($via)?
+                                    );
                                 } )+
-                                unknown => return Err($crate::model::keys::unknown::<A>(unknown)),
+                                unknown if STRICT => {
+                                    return Err($crate::model::keys::unknown::<A>(unknown));
+                                }
+                                _ => {
+                                    map.next_value::<serde::de::IgnoredAny>()?;
+                                }
                             }
                         }
                         $( $then(&mut value); )?
@@ -63,8 +128,37 @@ macro_rules! keyed {
                     }
                 }
 
-                deserializer.deserialize_map(Fields)
+                deserializer.deserialize_map(Fields::<STRICT>)
             }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <$name as $crate::model::keys::Keyed<'de>>::read::<true, D>(deserializer)
+            }
+        }
+    };
+    (@read $map:ident $value:ident $field:ident $key:literal [part]) => {
+        if let Some(part) =
+            $crate::model::keys::field::<$crate::model::keys::Part<_, STRICT>, A>(&mut $map, $key)?
+        {
+            $value.$field = part.0;
+        }
+    };
+    (@read $map:ident $value:ident $field:ident $key:literal [optional part]) => {
+        if let Some(part) =
+            $crate::model::keys::field::<$crate::model::keys::Part<_, STRICT>, A>(&mut $map, $key)?
+        {
+            $value.$field = Some(part.0);
+        }
+    };
+    (@read $map:ident $value:ident $field:ident $key:literal [list of part]) => {
+        if let Some(parts) = $crate::model::keys::field::<
+            Vec<$crate::model::keys::Part<_, STRICT>>,
+            A,
+        >(&mut $map, $key)?
+        {
+            $value.$field = parts.into_iter().map(|part| part.0).collect();
         }
     };
     (@read $map:ident $value:ident $field:ident $key:literal) => {
@@ -119,16 +213,8 @@ pub(crate) fn unknown<'de, A: MapAccess<'de>>(key: &str) -> A::Error {
     A::Error::custom(format_args!("{shown}: unknown field"))
 }
 
-/// Drops from an object what this version does not know, so that a reply of a newer node can be
-/// read by the strict reader.
-pub(crate) fn known_only<T: Keyed>(value: &mut Value) {
-    if let Value::Object(object) = value {
-        object.retain(|key, _| T::KEYS.contains(&key.as_str()));
-    }
-}
-
 /// Copies what an object has under snake-case keys to the usual camel-case keys.
-pub(crate) fn add_camel_case<T: Keyed>(value: &mut Value) {
+pub(crate) fn add_camel_case<T: Keyed<'static>>(value: &mut Value) {
     if let Value::Object(object) = value {
         for (key, aliases) in T::ALIASES {
             if let (Some(alias), Some(value)) = (aliases.first(), object.get(*key).cloned()) {

@@ -14,7 +14,7 @@ mod event;
 mod filters;
 mod guest;
 mod id;
-mod keys;
+pub(crate) mod keys;
 pub mod limits;
 mod metrics;
 mod migration;

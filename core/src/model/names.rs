@@ -63,8 +63,8 @@ macro_rules! words {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                match text.as_ref() {
+                let text = $crate::model::keys::Text::<'de>::deserialize(deserializer)?;
+                match text.as_str() {
                     $( $word => Ok($name::$variant), )+
                     _other => $crate::model::names::words!(@unknown $what _other [$( $word, )+] $($name $other)?),
                 }

@@ -49,7 +49,7 @@ pub struct NetworkConfig {
 keyed! {
     NetworkConfig as "a network object" {
         mode = "mode",
-        interfaces = "interfaces",
+        interfaces = "interfaces" [list of part],
         dns = "dns",
         gateway = "gateway",
         mtu = "mtu",

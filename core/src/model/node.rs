@@ -67,6 +67,8 @@ pub struct NodeLimits {
     pub max_frame: u64,
     /// Most streams open at once.
     pub max_streams: u32,
+    /// Most connections at once.
+    pub max_connections: u32,
     /// Most requests of a connection in flight at once.
     pub max_inflight: u32,
     /// Most memory of all VMs that run, in bytes: what their guests may use, used or not.

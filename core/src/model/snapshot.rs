@@ -12,7 +12,8 @@ use crate::error::{DWCPError, Result};
 /// How to take a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotOptions {
-    /// Keep memory and machine state, not only disks. Default true.
+    /// Keep memory and machine state, not only disks. Default true. Without them, as for a VM that was
+    /// stopped, a restored VM is stopped.
     pub include_memory: bool,
     /// Text for people.
     pub description: String,

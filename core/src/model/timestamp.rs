@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::keys::Text;
 use super::names::quote;
 use crate::error::{DWCPError, Result};
 
@@ -62,17 +63,28 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = jiff::Timestamp::from_microsecond(self.0).map_err(|_| fmt::Error)?;
         let time = jiff::tz::Offset::UTC.to_datetime(time);
-        let text = format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
-            time.year(),
-            time.month(),
-            time.day(),
-            time.hour(),
-            time.minute(),
-            time.second(),
-            time.subsec_nanosecond() / 1_000,
-        );
-        f.pad(&text)
+        // Written digit by digit: every reply has several of them.
+        let mut text = *b"0000-00-00T00:00:00.000000+00:00";
+        for (end, number) in [
+            (4, i32::from(time.year())),
+            (7, i32::from(time.month())),
+            (10, i32::from(time.day())),
+            (13, i32::from(time.hour())),
+            (16, i32::from(time.minute())),
+            (19, i32::from(time.second())),
+            (26, time.subsec_nanosecond() / 1_000),
+        ] {
+            let mut rest = number;
+            for digit in text[..end].iter_mut().rev() {
+                if rest == 0 {
+                    break;
+                }
+                *digit += u8::try_from(rest % 10).map_err(|_| fmt::Error)?;
+                rest /= 10;
+            }
+        }
+        let text = std::str::from_utf8(&text).map_err(|_| fmt::Error)?;
+        f.pad(text)
     }
 }
 
@@ -100,8 +112,9 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse()
+        let text = Text::<'de>::deserialize(deserializer)?;
+        text.as_str()
+            .parse()
             .map_err(|error: DWCPError| D::Error::custom(error.message()))
     }
 }

@@ -8,17 +8,24 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::forward::Forwarders;
 use super::info::host_memory;
-use super::listener;
+use super::keys::{Key, Keys};
 use super::migrations::Migrations;
 use super::once::Once;
+use super::peers::{Peer, Tls};
 use super::registry::Registry;
-use super::{Node, Owner, Shared};
+use super::server::{self, Listen, Server};
+use super::snapshots::Snapshots;
+use super::store::{Loaded, Store};
+use super::{Node, Owner, Shared, recovery};
+use crate::action::Role;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
 use crate::machine::Image;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
-use crate::model::{NodeCapabilities, NodeLimits, new_uuid, validate};
+use crate::model::{NodeCapabilities, NodeLimits, validate};
+use crate::transport::Listener;
 
 /// What runs the VMs of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +47,10 @@ pub struct NodeBuilder {
     backend: Backend,
     data_dir: Option<PathBuf>,
     listen: Vec<String>,
-    peers: BTreeMap<String, String>,
+    keys: Vec<(String, String, Role)>,
+    tls: Option<Tls>,
+    insecure: bool,
+    peers: BTreeMap<String, Peer>,
     labels: BTreeMap<String, String>,
     limits: NodeLimits,
     default_image: String,
@@ -56,6 +66,8 @@ impl NodeBuilder {
     pub const MAX_VMS_DEFAULT: u32 = 4096;
     /// Most vCPUs of running VMs where nothing else is said. Each is a thread of this process.
     pub const MAX_CPUS_DEFAULT: u32 = 4096;
+    /// Most connections at once where nothing else is said. Each is a few KiB, and a descriptor.
+    pub const MAX_CONNECTIONS_DEFAULT: u32 = 16_384;
     /// Most streams open at once where nothing else is said.
     pub const MAX_STREAMS_DEFAULT: u32 = 1024;
 
@@ -65,6 +77,9 @@ impl NodeBuilder {
             backend: Backend::default(),
             data_dir: None,
             listen: Vec::new(),
+            keys: Vec::new(),
+            tls: None,
+            insecure: false,
             peers: BTreeMap::new(),
             labels: BTreeMap::new(),
             limits: NodeLimits::default(),
@@ -79,24 +94,98 @@ impl NodeBuilder {
         self
     }
 
-    /// Where the node keeps what outlives it. In this version nothing does: all state is in memory,
-    /// and the directory is not touched.
+    /// The directory where the node keeps what outlives it, made where it is missing: its UUID, its
+    /// VMs and what became of them, events, keys, migrations, and snapshots, below `snapshots/`. One
+    /// node at a time can use it. Without one, all of that ends with the node, and snapshots cannot be
+    /// taken.
+    ///
+    /// A VM that ran when the node ended without being shut down is `failed` when it starts again,
+    /// and says so in its `reason`. The label or annotation `dwcp.restart` of a VM says whether it is
+    /// then started again: `never`, the default; `on-failure`; or `always`, which is also after the
+    /// node was shut down while the VM ran.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
         self
     }
 
-    /// An address to listen at, such as `127.0.0.1:9000`, where peers move VMs to this node; with port
-    /// 0 the system chooses one, which [`Node::address`] says. May be called several times. In this
-    /// version only loopback addresses are allowed, and clients are not served there.
+    /// An address to listen at, where clients and peers reach this node: `127.0.0.1:9000`, or
+    /// `unix:/path` for a Unix socket; with port 0 the system chooses one, which [`Node::address`] says.
+    /// May be called several times.
+    ///
+    /// A node without keys serves everybody on its host as an admin, and refuses to listen beyond it;
+    /// with keys it does so with TLS, or where [`insecure`](NodeBuilder::insecure) says that none is
+    /// wanted.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
         self
     }
 
+    /// A key of 8 to 512 bytes with which clients, or peers, are let in, and what it allows. With one,
+    /// nobody is let in without. It is known as `key-1`, `key-2` and so on.
+    pub fn api_key(self, key: impl Into<String>, role: Role) -> Self {
+        let name = format!("key-{}", self.keys.len() + 1);
+        self.named_key(name, key, role)
+    }
+
+    /// The same, with a name by which people know it. A client whose certificate the node's authority
+    /// signed with that common name needs no key.
+    pub fn named_key(
+        mut self,
+        name: impl Into<String>,
+        key: impl Into<String>,
+        role: Role,
+    ) -> Self {
+        self.keys.push((name.into(), key.into(), role));
+        self
+    }
+
+    /// Serves with TLS, and dials peers with it, by a certificate of an authority of its own, both made
+    /// in that directory where they are not there yet: for development, or for nodes to which the same
+    /// `ca.pem` and `ca.key` were given. Clients reach the node with that `ca.pem`.
+    pub fn tls_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.tls = Some(Tls::Development(dir.into()));
+        self
+    }
+
+    /// Serves with TLS by that certificate, with those between it and its authority, and its key: PEM
+    /// files. With an authority, peers and clients are known by certificates of it; without, peers by
+    /// the platform's.
+    pub fn tls_files(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        authority: Option<PathBuf>,
+    ) -> Self {
+        self.tls = Some(Tls::Files {
+            certificate: certificate.into(),
+            key: key.into(),
+            authority,
+        });
+        self
+    }
+
+    /// Allows to listen beyond this host without TLS: keys and the memory of guests travel in the
+    /// clear.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
     /// A node to which VMs can be moved, by its name, and where it listens.
     pub fn peer(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
-        self.peers.insert(name.into(), address.into());
+        self.peers.insert(name.into(), Peer::new(address, None));
+        self
+    }
+
+    /// The same, with the key of role `node` by which the peer knows this node.
+    pub fn peer_with_credential(
+        mut self,
+        name: impl Into<String>,
+        address: impl Into<String>,
+        credential: impl Into<String>,
+    ) -> Self {
+        let peer = Peer::new(address, Some(credential.into()));
+        self.peers.insert(name.into(), peer);
         self
     }
 
@@ -157,12 +246,45 @@ impl NodeBuilder {
     /// Starts the node with whatever makes its VMs.
     pub(super) async fn start_on(self, hypervisor: Arc<dyn Hypervisor>) -> Result<Node> {
         let limits = self.effective_limits();
-        let listeners = listener::bind(&self.listen).await?;
+        let keys = self.keys.iter();
+        let keys = keys
+            .map(|(name, key, role)| Key::new(name, key, *role))
+            .collect::<Result<Vec<_>>>()?;
+        let (serve_tls, dial_tls) = match &self.tls {
+            Some(tls) => {
+                let (serve, dial) = tls.load(&self.name, &self.listen)?;
+                (Some(serve), Some(Arc::new(dial)))
+            }
+            None => (None, None),
+        };
+        let listen = Listen {
+            addresses: self.listen,
+            tls: serve_tls,
+            insecure: self.insecure,
+        };
+        let data_dir = self.data_dir.clone();
+        let (store, mut loaded) = open_store(self.data_dir).await?;
+        // After the store, which sees to it that the directory is nobody else's.
+        let answers = loaded.answers.clone();
+        let snapshots = Handle::current()
+            .spawn_blocking(move || Snapshots::open(data_dir.as_deref(), &answers))
+            .await
+            .map_err(|error| super::broken(&error))??;
+        let created = |text: &str| serde_json::from_str(text).ok().map(Arc::new);
+        let store = Arc::new(store);
+        let keys = Keys::new(keys, Arc::clone(&store))?;
+        let listeners = server::bind(&listen, &keys).await?;
         let shared = Arc::new(Shared {
-            registry: Registry::new(&self.name, limits, self.event_ring),
+            registry: Registry::new(
+                &self.name,
+                limits,
+                self.event_ring,
+                Arc::clone(&store),
+                &mut loaded,
+            ),
             streams: Arc::new(Semaphore::new(limits.max_streams as usize)),
             name: self.name,
-            uuid: new_uuid(),
+            uuid: std::mem::take(&mut loaded.uuid),
             backend: self.backend,
             hypervisor,
             limits,
@@ -172,31 +294,38 @@ impl NodeBuilder {
             },
             labels: self.labels,
             peers: RwLock::new(self.peers),
-            migrations: Migrations::default(),
-            data_dir: self.data_dir,
+            dial_tls,
+            keys,
+            forwarders: Forwarders::default(),
+            server: Server::new(limits.max_connections),
+            migrations: Migrations::new(Arc::clone(&store), &mut loaded),
+            store,
+            snapshots,
             default_image: self.default_image,
-            created: Once::default(),
+            created: Once::new("create", &loaded.answers, created),
             address: OnceLock::new(),
             runtime: Handle::current(),
             started: Instant::now(),
         });
-        if let Some(first) = listeners.first() {
+        if let Some(first) = listeners.iter().find_map(Listener::socket_address) {
             // Set once, here.
-            let _ = shared.address.set(first.local_addr()?);
+            let _ = shared.address.set(first);
         }
+        let restarts = recovery::recover(&shared).await?;
         let mut tasks = vec![tokio::spawn(Arc::clone(&shared).sample()).abort_handle()];
         for one in listeners {
-            let serving = tokio::spawn(listener::serve(Arc::clone(&shared), one));
+            let serving = tokio::spawn(server::serve(Arc::clone(&shared), one));
             tasks.push(serving.abort_handle());
         }
+        recovery::restart(&shared, restarts);
         Ok(Node(Arc::new(Owner { shared, tasks })))
     }
 
     fn validate(&self) -> Result<()> {
         validate::name("name", &self.name)?;
         validate::labels("labels", &self.labels)?;
-        for (name, address) in &self.peers {
-            check_peer(name, address)?;
+        for (name, peer) in &self.peers {
+            peer.check(name)?;
         }
         for address in &self.listen {
             validate::text("listen", address, MAX_ADDRESS)?;
@@ -232,6 +361,7 @@ impl NodeBuilder {
             (&mut limits.max_vms, Self::MAX_VMS_DEFAULT),
             (&mut limits.max_cpus, Self::MAX_CPUS_DEFAULT),
             (&mut limits.max_streams, Self::MAX_STREAMS_DEFAULT),
+            (&mut limits.max_connections, Self::MAX_CONNECTIONS_DEFAULT),
         ] {
             if *limit == 0 {
                 *limit = default;
@@ -241,11 +371,16 @@ impl NodeBuilder {
     }
 }
 
-/// Checks the name and the address of a peer.
-pub(super) fn check_peer(name: &str, address: &str) -> Result<()> {
-    validate::name("peer", name)?;
-    validate::text("peer", address, MAX_ADDRESS)
+/// Opens the store off the async threads.
+async fn open_store(data_dir: Option<PathBuf>) -> Result<(Store, Loaded)> {
+    let Some(data_dir) = data_dir else {
+        return Store::open(None);
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(Some(&data_dir)));
+    opened
+        .await
+        .map_err(|error| DWCPError::Internal(format!("data_dir: {error}")))?
 }
 
 /// Longest address in bytes: a DNS name with a port, or the path of a Unix socket, is shorter.
-const MAX_ADDRESS: usize = 512;
+pub(super) const MAX_ADDRESS: usize = 512;

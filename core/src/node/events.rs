@@ -61,15 +61,20 @@ pub(super) struct EventLog {
 }
 
 impl EventLog {
-    /// Keeps the last `capacity` events, at least one.
-    pub(super) fn new(capacity: usize) -> EventLog {
-        EventLog {
+    /// Keeps the last `capacity` events, at least one, and begins with those that are known from
+    /// before, which have no gap.
+    pub(super) fn new(capacity: usize, before: Vec<Arc<Logged>>) -> EventLog {
+        let mut log = EventLog {
             kept: VecDeque::new(),
             capacity: capacity.max(1),
             text_bytes: 0,
             // 0 stands for "before the first".
-            next: 1,
+            next: before.first().map_or(1, |event| event.seq),
+        };
+        for event in before {
+            log.keep(event);
         }
+        log
     }
 
     /// Number of the event that comes next.
@@ -77,17 +82,28 @@ impl EventLog {
         self.next
     }
 
+    /// Number of the oldest event that is kept; that of the next one where there is none.
+    pub(super) fn oldest(&self) -> u64 {
+        self.next - self.kept.len() as u64
+    }
+
     /// Whether all events from a number on are kept.
     pub(super) fn keeps(&self, from: u64) -> bool {
-        from >= self.next - self.kept.len() as u64
+        from >= self.oldest()
     }
 
     /// Adds an event; `seq` is set here.
-    pub(super) fn append(&mut self, mut event: Logged) {
+    pub(super) fn append(&mut self, mut event: Logged) -> Arc<Logged> {
         event.seq = self.next;
+        let event = Arc::new(event);
+        self.keep(Arc::clone(&event));
+        event
+    }
+
+    fn keep(&mut self, event: Arc<Logged>) {
         self.next += 1;
         self.text_bytes += text_bytes(&event.vm);
-        self.kept.push_back(Arc::new(event));
+        self.kept.push_back(event);
         while self.kept.len() > self.capacity
             || self.text_bytes > TEXT_BYTES_MAX && self.kept.len() > 1
         {
@@ -97,19 +113,24 @@ impl EventLog {
         }
     }
 
-    /// At most `most` events from number `from` on.
-    pub(super) fn read(&self, from: u64, most: usize) -> Read {
-        let oldest = self.next - self.kept.len() as u64;
-        if from >= self.next {
+    /// At most `most` events from number `from` on, up to number `last`.
+    pub(super) fn read(&self, from: u64, last: u64, most: usize) -> Read {
+        let oldest = self.oldest();
+        if from >= self.next || from > last {
             return Read::Nothing;
         }
         if !self.keeps(from) {
+            if oldest - 1 > last {
+                // What is lost ends there, and a reader goes on from there after a restart.
+                return Read::Nothing;
+            }
             return Read::Lost(LostEvents {
                 count: oldest - from,
                 next: oldest,
             });
         }
         let skip = usize::try_from(from - oldest).unwrap_or(usize::MAX);
+        let most = most.min(usize::try_from((last - from).saturating_add(1)).unwrap_or(usize::MAX));
         Read::Events(self.kept.iter().skip(skip).take(most).cloned().collect())
     }
 }
@@ -133,6 +154,9 @@ fn text_bytes(vm: &VM) -> usize {
 mod tests {
     use super::*;
 
+    /// All events are durable.
+    const LAST: u64 = u64::MAX;
+
     fn event(vm: &Arc<VM>) -> Logged {
         Logged {
             seq: 0,
@@ -154,20 +178,20 @@ mod tests {
 
     #[test]
     fn numbers_rise_and_what_is_gone_is_counted() {
-        let mut log = EventLog::new(3);
+        let mut log = EventLog::new(3, Vec::new());
         let vm = Arc::new(VM::default());
-        assert!(matches!(log.read(1, 9), Read::Nothing));
+        assert!(matches!(log.read(1, LAST, 9), Read::Nothing));
         for _ in 0..5 {
             log.append(event(&vm));
         }
         assert_eq!(log.next(), 6);
-        assert_eq!(seqs(log.read(3, 9)), [3, 4, 5]);
-        assert_eq!(seqs(log.read(3, 2)), [3, 4]);
-        assert_eq!(seqs(log.read(5, 9)), [5]);
-        assert!(matches!(log.read(6, 9), Read::Nothing));
-        assert!(matches!(log.read(u64::MAX, 9), Read::Nothing));
+        assert_eq!(seqs(log.read(3, LAST, 9)), [3, 4, 5]);
+        assert_eq!(seqs(log.read(3, LAST, 2)), [3, 4]);
+        assert_eq!(seqs(log.read(5, LAST, 9)), [5]);
+        assert!(matches!(log.read(6, LAST, 9), Read::Nothing));
+        assert!(matches!(log.read(u64::MAX, LAST, 9), Read::Nothing));
         for from in [0, 1, 2] {
-            match log.read(from, 9) {
+            match log.read(from, LAST, 9) {
                 Read::Lost(lost) => assert_eq!((lost.count, lost.next), (3 - from, 3)),
                 other => panic!("{other:?}"),
             }
@@ -175,8 +199,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_from_before_goes_on() {
+        let mut log = EventLog::new(5, Vec::new());
+        let vm = Arc::new(VM::default());
+        for _ in 0..7 {
+            log.append(event(&vm));
+        }
+        let Read::Events(before) = log.read(3, LAST, 9) else {
+            panic!("nothing is kept");
+        };
+        let mut log = EventLog::new(3, before);
+        assert_eq!((log.oldest(), log.next()), (5, 8));
+        assert_eq!(log.append(event(&vm)).seq, 8);
+        assert_eq!(seqs(log.read(6, LAST, 9)), [6, 7, 8]);
+    }
+
+    #[test]
+    fn what_is_not_durable_is_not_read() {
+        let mut log = EventLog::new(3, Vec::new());
+        let vm = Arc::new(VM::default());
+        for _ in 0..3 {
+            log.append(event(&vm));
+        }
+        assert!(matches!(log.read(1, 0, 9), Read::Nothing));
+        assert_eq!(seqs(log.read(1, 2, 9)), [1, 2]);
+        assert_eq!(seqs(log.read(2, 2, 9)), [2]);
+        assert!(matches!(log.read(3, 2, 9), Read::Nothing));
+    }
+
+    #[test]
     fn long_text_makes_the_ring_shorter() {
-        let mut log = EventLog::new(1000);
+        let mut log = EventLog::new(1000, Vec::new());
         let mut vm = VM::default();
         vm.annotations
             .insert("note".into(), "x".repeat(TEXT_BYTES_MAX / 4));
@@ -185,7 +238,7 @@ mod tests {
             log.append(event(&vm));
         }
         assert_eq!(log.kept.len(), 3);
-        assert_eq!(seqs(log.read(8, 9)), [8, 9, 10]);
+        assert_eq!(seqs(log.read(8, LAST, 9)), [8, 9, 10]);
         let small = Arc::new(VM::default());
         for _ in 0..10 {
             log.append(event(&small));

@@ -9,13 +9,20 @@ use crate::model::{Health, HealthStatus, NodeInfo, Timestamp};
 impl Shared {
     pub(super) fn health(&self) -> Health {
         let (vms, vms_running, migrations) = self.registry.counts();
-        let (status, message) = match self.registry.phase() {
-            Phase::Open => (HealthStatus::Healthy, ""),
-            Phase::Draining | Phase::Closed => (HealthStatus::Draining, "takes and starts no VMs"),
+        let trouble = self.registry.store.trouble();
+        let (status, message) = match (self.registry.phase(), trouble) {
+            (Phase::Open, None) => (HealthStatus::Healthy, String::new()),
+            (Phase::Open, Some(why)) => (
+                HealthStatus::Degraded,
+                format!("takes and starts no VMs: its store cannot be written: {why}"),
+            ),
+            (Phase::Draining | Phase::Closed, _) => {
+                (HealthStatus::Draining, "takes and starts no VMs".to_owned())
+            }
         };
         Health {
             status,
-            message: message.to_owned(),
+            message,
             node: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),

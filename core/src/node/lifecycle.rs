@@ -13,8 +13,11 @@ use tokio::sync::OwnedMutexGuard;
 use super::Shared;
 use super::metrics::Sample;
 use super::migrations;
+use super::once::Asked;
+use super::recovery::RestartPolicy;
 use super::registry::{Change, Running, VmEntry, closed};
 use super::run::Run;
+use super::snapshots;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{HostFacts, Hypervisor};
@@ -27,29 +30,37 @@ use crate::model::{StopOptions, VM, VMConfig, VMEventType, VMState, new_uuid};
 const THREAD_NAME_LEN: usize = 7;
 
 /// A VM whose life nothing else changes meanwhile.
-struct Held {
-    entry: Arc<VmEntry>,
-    vm: Arc<VM>,
+pub(super) struct Held {
+    pub(super) entry: Arc<VmEntry>,
+    pub(super) vm: Arc<VM>,
     _guard: OwnedMutexGuard<()>,
 }
 
 impl Shared {
     /// Makes a VM, stopped.
     pub(super) async fn create(&self, mut config: VMConfig, key: Option<String>) -> Result<VM> {
-        let asked = key.is_some().then(|| config.clone());
+        let asked = key.map(|key| Asked::new(key, &config)).transpose()?;
         // Clients send this name where their caller named none.
         if config.image == IMAGE_DEFAULT {
             config.image.clone_from(&self.default_image);
         }
         config.check_supported(&self.capabilities)?;
         Image::find(&config.image, config.memory, &config.annotations)?;
+        RestartPolicy::of(&config.labels, &config.annotations)?;
+        let answer = |vm: &VM| match &asked {
+            None => Ok(None),
+            Some(asked) => {
+                let answer = serde_json::to_string(vm)?;
+                Ok(Some(self.created.stored(asked, answer)))
+            }
+        };
         let make = || {
             let vm = VM::new(new_uuid(), &self.name, config);
-            self.registry.create(vm)
+            self.registry.create(vm, answer)
         };
-        let vm = match key.zip(asked) {
+        let vm = match &asked {
             None => make()?,
-            Some((key, asked)) => self.created.once(key, asked, async { make() }).await?,
+            Some(asked) => self.created.once(asked, async { make() }).await?,
         };
         Ok(VM::clone(&vm))
     }
@@ -222,7 +233,8 @@ impl Shared {
     /// Removes a VM.
     pub(super) async fn destroy(self: &Arc<Self>, action: Action) -> Result<()> {
         self.release_from_migration(&action).await?;
-        let _held = self.hold(&action).await?;
+        let held = self.hold(&action).await?;
+        snapshots::delete_all(self, &held.vm.id).await?;
         self.registry.destroy(&action)
     }
 
@@ -281,17 +293,23 @@ impl Shared {
     pub(super) fn update(&self, action: &Action) -> Result<VM> {
         let (_, vm) = self.registry.find_legal(action)?;
         if let Action::Update {
-            annotations: Some(annotations),
+            labels,
+            annotations,
             ..
         } = action
         {
-            Image::find(&vm.config.image, vm.config.memory, annotations)?;
+            if let Some(annotations) = annotations {
+                Image::find(&vm.config.image, vm.config.memory, annotations)?;
+            }
+            let labels = labels.as_ref().unwrap_or(&vm.labels);
+            let annotations = annotations.as_ref().unwrap_or(&vm.annotations);
+            RestartPolicy::of(labels, annotations)?;
         }
         self.registry.update(action).map(|vm| VM::clone(&vm))
     }
 
     /// Waits for the VM's lifecycle lock, and looks before and after.
-    async fn hold(self: &Arc<Self>, action: &Action) -> Result<Held> {
+    pub(super) async fn hold(self: &Arc<Self>, action: &Action) -> Result<Held> {
         let (entry, _) = self.registry.find_legal(action)?;
         let guard = entry.lock().await;
         self.settle(&entry).await?;

@@ -2,13 +2,12 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts, in memory in this version.
+//! epochs, records and verdicts.
 
 mod arrival;
 mod book;
 mod departure;
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +15,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub(super) use self::book::Migrations;
 use super::Shared;
+use super::once::Asked;
 use super::registry::VmEntry;
 use crate::action::{Action, Item};
 use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
-use crate::migration::{Greeting, Incoming, Progress};
-use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost};
+use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress};
+use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp};
+use crate::transport::Blocking;
+use crate::wire::frame::{Frame, FrameType};
+use crate::wire::message::encode_error;
 
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
@@ -34,25 +37,48 @@ pub(super) async fn migrate(
     options: MigrationOptions,
     key: Option<String>,
 ) -> Result<MigrationStatus> {
-    let asked = (vm_id.to_owned(), target_node.to_owned(), options.clone());
-    let begin = departure::begin(shared, vm_id, target_node, options);
     let progress = match key {
-        None => begin.await?,
-        Some(key) => shared.migrations.started.once(key, asked, begin).await?,
+        None => departure::begin(shared, vm_id, target_node, options, None).await?,
+        Some(key) => {
+            let asked = Asked::new(key, &(vm_id, target_node, &options))?;
+            let begin = departure::begin(shared, vm_id, target_node, options, Some(&asked));
+            shared.migrations.started.once(&asked, begin).await?
+        }
     };
     Ok(progress.status())
 }
 
+/// How a migration goes that was asked for before with the same key.
+pub(super) async fn known(shared: &Arc<Shared>, action: &Action) -> Option<MigrationStatus> {
+    let Action::Migrate {
+        vm_id,
+        target_node,
+        options,
+        key: Some(key),
+    } = action
+    else {
+        return None;
+    };
+    let asked = Asked::new(key.clone(), &(vm_id, target_node, options)).ok()?;
+    let unknown = async { Err(DWCPError::NotFound("it was not asked for before".into())) };
+    let progress = shared.migrations.started.once(&asked, unknown).await;
+    Some(progress.ok()?.status())
+}
+
 /// What this version can be asked for. Permissions may go unused; what is promised and cannot be
 /// kept is refused by its name.
-fn check_promises(options: &MigrationOptions) -> Result<()> {
+fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
     let refused = |what: &str| {
         Err(DWCPError::Unsupported(format!(
             "{what}, which is not built yet"
         )))
     };
-    if options.encrypt_transport {
-        return refused("encrypt_transport: set it to false; true asks for TLS between nodes");
+    if options.encrypt_transport && !shared.dials_with_tls() {
+        return Err(DWCPError::Unsupported(
+            "encrypt_transport: this node was started without TLS; start it with a certificate, or \
+             set the option to false"
+                .into(),
+        ));
     }
     if options.offline {
         return refused("offline: true asks to move a VM that is stopped");
@@ -88,9 +114,21 @@ pub(super) async fn list(shared: &Arc<Shared>) -> Result<Vec<MigrationStatus>> {
 pub(super) async fn resolve(
     shared: &Arc<Shared>,
     migration_id: &str,
-    _force: bool,
+    force: bool,
 ) -> Result<MigrationStatus> {
-    shared.migrations.find(migration_id)?;
+    let job = shared.migrations.find(migration_id)?;
+    let status = job.progress.status();
+    if status.state.is_terminal() {
+        return Ok(status);
+    }
+    if job.is_recovered() && !force {
+        let peer = shared.dial(&status.target_node)?;
+        let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
+        shared
+            .blocking(move || departure::ask(&asking, &asked, &peer))
+            .await?;
+        return Ok(job.progress.status());
+    }
     Err(DWCPError::Unsupported(
         "resolve_migration: deciding by hand is not built yet; a peer that answers again resolves a \
          migration by itself"
@@ -178,8 +216,9 @@ async fn is_over(progress: &Progress) {
     }
 }
 
-/// A peer opened a connection. Blocks for moments only.
-pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStream) -> Result<()> {
+/// A peer opened a connection. Blocks for moments, or for as long as a peer may be silent that settles
+/// what this node was started again in the middle of.
+pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking) -> Result<()> {
     match greeting {
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),
@@ -196,6 +235,9 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStrea
                 return Ok(());
             }
             if let Ok(job) = shared.migrations.find(session) {
+                if job.is_recovered() {
+                    return departure::answer(shared, &job, stream, *first);
+                }
                 job.adopt(stream, *first);
                 return Ok(());
             }
@@ -204,26 +246,15 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: TcpStrea
     }
 }
 
-/// The address of a peer.
-async fn address_of(shared: &Shared, node: &str) -> Result<SocketAddr> {
-    let peers = shared.peers();
-    let Some(address) = peers.get(node) else {
-        let known: Vec<_> = peers.keys().map(String::as_str).collect();
-        let known = if known.is_empty() {
-            "it has none".to_owned()
-        } else {
-            format!("they are {}", known.join(", "))
-        };
-        return Err(DWCPError::NotFound(format!(
-            "target_node: `{node}` is not among the peers of this node; {known}"
-        )));
+/// An error as a frame of the extended profile, which answers no request in particular.
+fn error_frame(error: &DWCPError) -> Result<Vec<u8>> {
+    let frame = Frame {
+        frame_type: FrameType::Error,
+        timestamp: u64::try_from(Timestamp::now().as_unix_micros() / 1000).unwrap_or(0),
+        id: String::new(),
+        payload: encode_error(error, ""),
     };
-    let mut found = tokio::net::lookup_host(address.as_str())
-        .await
-        .map_err(|e| DWCPError::Connection(format!("the address of {node}, `{address}`: {e}")))?;
-    found.next().ok_or_else(|| {
-        DWCPError::Connection(format!("the address of {node}, `{address}`: there is none"))
-    })
+    frame.encode(FRAME_MAX)
 }
 
 /// Joins the threads of migrations that have been told to end.
@@ -237,6 +268,7 @@ pub(super) fn close(shared: &Shared) {
         if !job.progress.status().state.is_terminal() {
             let why = "the node was shut down".to_owned();
             job.progress.finish(MigrationState::Failed, Some(why));
+            shared.migrations.ended(&job);
         }
     }
 }

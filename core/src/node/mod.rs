@@ -3,25 +3,31 @@
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
-//! `migrations` moves VMs, and
-//! `listener` lets peers in that move VMs here. `service` is the door: every request comes in as an `Action`.
-//!
-//! State is in memory in this version: a node that ends takes its VMs with it.
+//! `migrations` moves VMs, `snapshots` keeps what they were, `server` lets clients and peers in, `keys`
+//! knows what they may, `peers` how others are reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in
+//! as an `Action`.
+//! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
 
 #![forbid(unsafe_code)]
 
 mod builder;
 mod events;
+mod forward;
 mod guest;
 mod info;
+mod keys;
 mod lifecycle;
-mod listener;
 mod metrics;
 mod migrations;
 mod once;
+mod peers;
+mod recovery;
 mod registry;
 mod run;
+mod server;
 mod service;
+mod snapshots;
+mod store;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -29,8 +35,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -38,15 +43,23 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
+use self::forward::Forwarders;
+use self::keys::Keys;
+pub use self::keys::NodeKeys;
 use self::migrations::Migrations;
 use self::once::Once;
+use self::peers::Peer;
 use self::registry::Registry;
+use self::server::Server;
 use self::service::Local;
+use self::snapshots::Snapshots;
+use self::store::Store;
 use crate::action::Action;
 use crate::client::Client;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::Hypervisor;
-use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM, VMConfig};
+use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM};
+use crate::transport::ClientTls;
 
 /// A node: runs VMs in this process, and answers clients.
 ///
@@ -90,7 +103,9 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.abort_tasks();
-        self.shared.close();
+        if let Err(error) = self.shared.close() {
+            tracing::error!(node = self.shared.name, %error, "what outlives the node is not complete");
+        }
     }
 }
 
@@ -104,15 +119,23 @@ pub(crate) struct Shared {
     pub(crate) capabilities: NodeCapabilities,
     limits: NodeLimits,
     labels: BTreeMap<String, String>,
-    /// Addresses of nodes, by name.
-    peers: RwLock<BTreeMap<String, String>>,
+    /// Nodes that are known, by name.
+    peers: RwLock<BTreeMap<String, Peer>>,
+    /// With what peers are dialled, where that is encrypted.
+    dial_tls: Option<Arc<ClientTls>>,
+    keys: Keys,
+    /// Connections to nodes that VMs moved to.
+    forwarders: Forwarders,
+    server: Server,
     /// Migrations under way, and what is remembered of others.
     migrations: Migrations,
-    #[expect(dead_code, reason = "for the store, which is not built yet")]
-    data_dir: Option<PathBuf>,
+    /// Snapshots of its VMs.
+    snapshots: Snapshots,
+    /// What outlives the node.
+    store: Arc<Store>,
     default_image: String,
     /// VMs that were created with an idempotency key.
-    created: Once<VMConfig, Arc<VM>>,
+    created: Once<Arc<VM>>,
     /// Permits of the streams that are open.
     streams: Arc<Semaphore>,
     /// Where the node listens, once it does.
@@ -155,7 +178,8 @@ impl Node {
         &self.0.shared.name
     }
 
-    /// Its UUID: new at each start, because state is in memory in this version.
+    /// Its UUID: that of its data directory, and of events and their numbers; new at each start of a
+    /// node without one.
     #[must_use]
     pub fn uuid(&self) -> &str {
         &self.0.shared.uuid
@@ -186,12 +210,29 @@ impl Node {
     ///
     /// [`DWCPError::Config`] for what is no name of a node, or no address.
     pub fn add_peer(&self, name: impl Into<String>, address: impl Into<String>) -> Result<()> {
-        let (name, address) = (name.into(), address.into());
-        builder::check_peer(&name, &address)?;
-        let peers = self.0.shared.peers.write();
-        let mut peers = peers.unwrap_or_else(PoisonError::into_inner);
-        peers.insert(name, address);
-        Ok(())
+        let peer = Peer::new(address, None);
+        self.0.shared.add_peer(name.into(), peer)
+    }
+
+    /// The same, with the key of role `node` by which the peer knows this node.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_peer`](Node::add_peer).
+    pub fn add_peer_with_credential(
+        &self,
+        name: impl Into<String>,
+        address: impl Into<String>,
+        credential: impl Into<String>,
+    ) -> Result<()> {
+        let peer = Peer::new(address, Some(credential.into()));
+        self.0.shared.add_peer(name.into(), peer)
+    }
+
+    /// Its API keys.
+    #[must_use]
+    pub fn keys(&self) -> NodeKeys {
+        NodeKeys(Arc::clone(&self.0.shared))
     }
 
     /// Takes and starts no VMs from now on: such requests are `unavailable`. Those that run go on,
@@ -205,11 +246,13 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`DWCPError::Internal`] where the runtime the node was started on is gone; its VMs have ended
-    /// nevertheless.
+    /// [`DWCPError::Internal`] where the runtime the node was started on is gone, or not everything
+    /// could be written to its data directory; its VMs have ended nevertheless.
     pub async fn shutdown(&self, timeout: Duration) -> Result<()> {
         let shared = Arc::clone(&self.0.shared);
+        let began = Instant::now();
         shared.registry.drain();
+        shared.registry.interrupt();
         let mut stops = Vec::new();
         for entry in shared.registry.active() {
             let options = StopOptions {
@@ -238,6 +281,12 @@ impl Node {
             () = sleep_on(&shared.runtime, timeout) => {}
         }
         self.0.abort_tasks();
+        let left = timeout.saturating_sub(began.elapsed()).max(GOODBYE);
+        // Those who are connected get the answers they wait for, within the same time.
+        tokio::select! {
+            () = shared.server.finish() => {}
+            () = sleep_on(&shared.runtime, left) => {}
+        }
         let entries = shared.registry.close();
         let closing = Arc::clone(&shared);
         let closed = shared.runtime.spawn_blocking(move || closing.close()).await;
@@ -246,9 +295,10 @@ impl Node {
             drop(entry.lock().await);
         }
         match closed {
-            Ok(()) => Ok(()),
+            Ok(closed) => closed,
             Err(error) => {
-                shared.close();
+                // What follows is worse news.
+                let _ = shared.close();
                 Err(DWCPError::Internal(format!("shutdown: {error}")))
             }
         }
@@ -256,17 +306,15 @@ impl Node {
 }
 
 impl Shared {
-    /// Addresses of nodes, by name.
-    fn peers(&self) -> BTreeMap<String, String> {
-        self.peers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
     /// Ends the node and all its VMs, by force. Blocks until their threads have ended. Calling it
     /// again does nothing.
-    fn close(&self) {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::close`].
+    fn close(&self) -> Result<()> {
+        self.server.close();
+        self.forwarders.clear();
         migrations::close(self);
         for entry in self.registry.close() {
             if let Some(machine) = entry.take_machine() {
@@ -274,6 +322,7 @@ impl Shared {
             }
         }
         self.registry.closed();
+        self.store.close()
     }
 
     /// Runs something that blocks off the async threads.
@@ -298,6 +347,9 @@ impl Shared {
         }
     }
 }
+
+/// Least time for connections to get the answers they wait for at a shutdown.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Sleeps by the clock of a runtime, whoever waits.
 async fn sleep_on(runtime: &Handle, time: Duration) {

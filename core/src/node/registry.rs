@@ -4,23 +4,35 @@
 //! either, so that they cannot disagree and a watcher's first look and its cursor belong to the same
 //! moment. The lock is held for microseconds: states are shared, not copied, and nothing waits under
 //! it. What takes time (starting, stopping, …) is serialised by a lock of each VM's own.
+//!
+//! Changes are queued to the store under the lock, so in their order, and are durable some time after
+//! it was let go: watchers read only what is, and whoever acknowledges a change waits for
+//! [`Registry::flush`] before.
 
-use std::collections::{HashMap, VecDeque};
+mod entry;
+mod handover;
+mod moved;
+mod pages;
+mod recover;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, OwnedMutexGuard, watch};
-
+pub(super) use self::entry::Standing;
+pub(crate) use self::entry::{Running, VmEntry};
+pub(super) use self::handover::Departure;
+use self::moved::Moved;
+pub(super) use self::recover::{Fate, Recovered};
 use super::events::{EventLog, Logged, Read};
-use super::run::Run;
+use super::store::{Flush, Loaded, Store, Write};
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
 use crate::model::{Filters, NodeLimits, Timestamp, VM, VMEventType, VMState};
-
-/// VMs that moved away and are remembered, so that who asks for one learns where it is. The oldest
-/// are forgotten first: by then who asks has had every chance.
-const MOVED_MAX: usize = 16_384;
 
 /// What a node does with requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,13 +52,14 @@ pub(crate) struct Registry {
     node: String,
     limits: NodeLimits,
     book: Mutex<Book>,
-    /// Wakes watchers: there is a new event, or the node is over.
-    news: Notify,
+    pub(super) store: Arc<Store>,
 }
 
 #[derive(Debug)]
 struct Book {
     phase: Phase,
+    /// No change comes any more.
+    over: bool,
     vms: HashMap<String, Record>,
     /// Order in which the next VM came.
     next: u64,
@@ -62,159 +75,19 @@ struct Record {
     order: u64,
     /// The node it is arriving from: everything is refused until it is here.
     arriving: Option<String>,
+    /// It ran when the node was asked to end, and has not been started since.
+    interrupted: bool,
 }
 
-/// Where VMs went.
-#[derive(Debug, Default)]
-struct Moved {
-    to: HashMap<String, String>,
-    order: VecDeque<String>,
-}
-
-impl Moved {
-    fn remember(&mut self, id: &str, node: &str) {
-        if self.to.insert(id.to_owned(), node.to_owned()).is_none() {
-            self.order.push_back(id.to_owned());
+impl Record {
+    /// As it is stored.
+    fn stored(&self) -> Write {
+        Write::Vm {
+            vm: Arc::clone(&self.vm),
+            position: self.order,
+            arriving: self.arriving.clone(),
+            interrupted: self.interrupted,
         }
-        while self.order.len() > MOVED_MAX {
-            if let Some(old) = self.order.pop_front() {
-                self.to.remove(&old);
-            }
-        }
-    }
-
-    fn forget(&mut self, id: &str) {
-        if self.to.remove(id).is_some() {
-            self.order.retain(|known| known != id);
-        }
-    }
-}
-
-/// A VM's machine, and what it shares with the node.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    pub(crate) machine: Arc<Machine>,
-    pub(crate) run: Arc<Run>,
-}
-
-/// What waiters look at: the state of a VM, and which run of its guest it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
-    pub(super) state: VMState,
-    /// Rises when the guest starts anew, by a start or a reset.
-    pub(super) incarnation: u64,
-    /// It is no longer on this node.
-    pub(super) gone: bool,
-}
-
-/// One VM: what works on it, beside the state that the book has.
-#[derive(Debug)]
-pub(crate) struct VmEntry {
-    pub(super) id: String,
-    /// Held while its life is changed: one start, stop, pause and so on at a time.
-    lifecycle: Arc<tokio::sync::Mutex<()>>,
-    /// Held while its memory is checked: the guest does one check at a time.
-    pub(super) verifying: tokio::sync::Mutex<()>,
-    /// Its machine while it has one.
-    running: Mutex<Option<Running>>,
-    standing: watch::Sender<Standing>,
-    /// Forced stops that wait; whoever gives the guest time lets them through.
-    forced: watch::Sender<u32>,
-}
-
-impl VmEntry {
-    fn new(id: &str, state: VMState) -> Arc<VmEntry> {
-        Arc::new(VmEntry {
-            id: id.to_owned(),
-            lifecycle: Arc::default(),
-            verifying: tokio::sync::Mutex::default(),
-            running: Mutex::default(),
-            standing: watch::Sender::new(Standing {
-                state,
-                incarnation: 0,
-                gone: false,
-            }),
-            forced: watch::Sender::new(0),
-        })
-    }
-
-    /// Waits until nothing else changes the VM's life, and keeps it so while the guard is held.
-    pub(crate) async fn lock(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.lifecycle).lock_owned().await
-    }
-
-    /// Its machine. Whoever holds the lifecycle lock, or the VM in state `migrating`, may keep it
-    /// meanwhile; all others use [`with_machine`](Self::with_machine), so that who ends the VM has
-    /// the last reference and knows when it is gone.
-    pub(crate) fn machine(&self) -> Option<Running> {
-        self.lock_running().clone()
-    }
-
-    /// Looks at its machine, for microseconds.
-    pub(super) fn with_machine<T>(&self, look: impl FnOnce(&Machine, &Arc<Run>) -> T) -> Option<T> {
-        let running = self.lock_running();
-        running.as_ref().map(|own| look(&own.machine, &own.run))
-    }
-
-    /// Whether it has one.
-    #[cfg(test)]
-    pub(super) fn has_machine(&self) -> bool {
-        self.lock_running().is_some()
-    }
-
-    /// Gives it a machine.
-    pub(crate) fn put_machine(&self, running: Running) {
-        *self.lock_running() = Some(running);
-    }
-
-    /// Takes its machine away. The caller ends it by dropping it, off the async threads.
-    pub(crate) fn take_machine(&self) -> Option<Arc<Machine>> {
-        let running = self.lock_running().take()?;
-        running.run.finish();
-        Some(running.machine)
-    }
-
-    /// What waiters look at.
-    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
-    }
-
-    /// Announces a forced stop until the guard is dropped.
-    pub(super) fn force(self: &Arc<Self>) -> Forced {
-        self.forced.send_modify(|count| *count += 1);
-        Forced(Arc::clone(self))
-    }
-
-    /// Waits for a forced stop.
-    pub(super) async fn is_forced(&self) {
-        // The sender is here, so it is not gone.
-        let _ = self.forced.subscribe().wait_for(|count| *count > 0).await;
-    }
-
-    /// The guest starts anew.
-    pub(super) fn begin_incarnation(&self) {
-        self.standing
-            .send_modify(|standing| standing.incarnation += 1);
-    }
-
-    fn tell(&self, state: VMState, gone: bool) {
-        self.standing.send_modify(|standing| {
-            standing.state = state;
-            standing.gone = gone;
-        });
-    }
-
-    fn lock_running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A forced stop that waits for its turn.
-pub(super) struct Forced(Arc<VmEntry>);
-
-impl Drop for Forced {
-    fn drop(&mut self) {
-        self.0.forced.send_modify(|count| *count -= 1);
     }
 }
 
@@ -255,20 +128,55 @@ pub(super) struct Look {
 }
 
 impl Registry {
-    /// `limits` has no zeros.
-    pub(super) fn new(node: &str, limits: NodeLimits, kept_events: usize) -> Registry {
+    /// `limits` has no zeros. Takes the VMs, the events and where VMs went from what was stored;
+    /// [`recover`](Self::recover) says what became of the VMs.
+    pub(super) fn new(
+        node: &str,
+        limits: NodeLimits,
+        kept_events: usize,
+        store: Arc<Store>,
+        loaded: &mut Loaded,
+    ) -> Registry {
+        let mut moved = Moved::default();
+        for (id, node) in loaded.moved.drain(..) {
+            moved.remember(&id, &node);
+        }
+        let mut vms = HashMap::new();
+        let mut next = 0;
+        for stored in loaded.vms.drain(..) {
+            next = next.max(stored.position + 1);
+            let vm = VM {
+                // It may have another name now.
+                node: node.to_owned(),
+                ..stored.vm
+            };
+            let record = Record {
+                entry: VmEntry::new(&vm.id, vm.state),
+                order: stored.position,
+                arriving: stored.arriving,
+                interrupted: stored.interrupted,
+                vm: Arc::new(vm),
+            };
+            vms.insert(record.vm.id.clone(), record);
+        }
         Registry {
             node: node.to_owned(),
             limits,
             book: Mutex::new(Book {
                 phase: Phase::default(),
-                vms: HashMap::new(),
-                next: 0,
-                log: EventLog::new(kept_events),
-                moved: Moved::default(),
+                over: false,
+                vms,
+                next,
+                log: EventLog::new(kept_events, std::mem::take(&mut loaded.events)),
+                moved,
             }),
-            news: Notify::new(),
+            store,
         }
+    }
+
+    /// Reached when all that was changed up to now is durable.
+    pub(crate) fn flush(&self) -> Flush {
+        self.store.flush()
     }
 
     // ---- looking ----
@@ -318,6 +226,15 @@ impl Registry {
         let book = self.book();
         let active = book.vms.values().filter(|own| own.vm.state.is_active());
         active.map(|own| Arc::clone(&own.entry)).collect()
+    }
+
+    /// The node that a VM moved to.
+    pub(super) fn moved_to(&self, id: &str) -> Option<String> {
+        let book = self.book();
+        if book.vms.contains_key(id) {
+            return None;
+        }
+        book.moved.to.get(id).cloned()
     }
 
     /// How many VMs there are, how many run, how many are being moved.
@@ -377,16 +294,34 @@ impl Registry {
     /// be no more.
     pub(super) async fn read_events(&self, from: u64, most: usize) -> Option<Read> {
         loop {
-            let news = self.news.notified();
+            let news = self.store.news().notified();
             tokio::pin!(news);
             news.as_mut().enable();
+            // Before the look: nothing becomes durable after it was closed.
+            let closed = self.store.is_closed();
             {
                 let book = self.book();
-                match book.log.read(from, most) {
-                    Read::Nothing if book.phase == Phase::Closed => return None,
+                let durable = self.store.durable_seq();
+                match book.log.read(from, durable, most) {
+                    Read::Nothing if book.over && (closed || durable >= book.log.next() - 1) => {
+                        return None;
+                    }
                     Read::Nothing => {}
                     read => return Some(read),
                 }
+            }
+            news.await;
+        }
+    }
+
+    /// Waits until the event of that number is durable. Fails to wait once the store is closed.
+    pub(super) async fn durable(&self, seq: u64) {
+        loop {
+            let news = self.store.news().notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if self.store.durable_seq() >= seq || self.store.is_closed() {
+                return;
             }
             news.await;
         }
@@ -399,7 +334,7 @@ impl Registry {
 
     /// Whether events of a VM are kept from a number on.
     pub(super) fn has_events_of(&self, id: &str, from: u64) -> bool {
-        match self.book().log.read(from, usize::MAX) {
+        match self.book().log.read(from, u64::MAX, usize::MAX) {
             Read::Events(events) => events.iter().any(|event| event.vm.id == id),
             _ => false,
         }
@@ -407,14 +342,18 @@ impl Registry {
 
     // ---- changing ----
 
-    /// Adds a new VM, stopped.
+    /// Adds a new VM, stopped; `answer` makes what is stored together with it.
     ///
     /// # Errors
     ///
-    /// `resource_limit` naming the limit.
-    pub(super) fn create(&self, mut vm: VM) -> Result<Arc<VM>> {
+    /// `resource_limit` naming the limit, `unavailable` on a node that takes no new VMs.
+    pub(super) fn create(
+        &self,
+        mut vm: VM,
+        answer: impl FnOnce(&VM) -> Result<Option<Write>>,
+    ) -> Result<Arc<VM>> {
         let mut book = self.book();
-        book.open()?;
+        self.open(&book)?;
         if book.vms.len() >= self.limits.max_vms as usize {
             return Err(DWCPError::ResourceLimit(format!(
                 "max_vms: this node has {} VMs, which is its limit",
@@ -423,8 +362,9 @@ impl Registry {
         }
         self.check_one(&vm)?;
         vm.state = VMState::Stopped;
+        let with = answer(&vm)?;
         let message = format!("{} was created", vm.name);
-        Ok(self.insert(&mut book, vm, None, VMEventType::Created, message))
+        Ok(self.insert(&mut book, vm, None, VMEventType::Created, message, with))
     }
 
     /// A VM that stands still is about to run: takes its share of the node's limits.
@@ -435,11 +375,14 @@ impl Registry {
     pub(super) fn starting(&self, action: &Action) -> Result<Arc<VM>> {
         let id = action.vm_id().unwrap_or_default();
         let mut book = self.book();
-        book.open()?;
+        self.open(&book)?;
         let record = book.record(id)?;
         legal(action, record)?;
         let vm = Arc::clone(&record.vm);
         self.check_share(&book, &vm)?;
+        if let Some(record) = book.vms.get_mut(id) {
+            record.interrupted = false;
+        }
         let message = format!("{} is starting", vm.name);
         let change = Change::new(VMState::Starting, VMEventType::Starting, message);
         self.apply(&mut book, id, change)
@@ -544,11 +487,20 @@ impl Registry {
         }
     }
 
+    /// The node has been asked to end: the VMs that run now are stopped for that, and nobody asked for
+    /// it.
+    pub(super) fn interrupt(&self) {
+        self.book().interrupt();
+    }
+
     /// Ends the node: takes nothing from now on. Returns the VMs, whose machines the caller ends
     /// before it calls [`closed`](Self::closed).
     pub(super) fn close(&self) -> Vec<Arc<VmEntry>> {
         let mut book = self.book();
-        book.phase = Phase::Closed;
+        if book.phase != Phase::Closed {
+            book.phase = Phase::Closed;
+            book.interrupt();
+        }
         let all = book.vms.values().map(|own| Arc::clone(&own.entry));
         all.collect()
     }
@@ -565,8 +517,15 @@ impl Registry {
             // It cannot have gone: the lock is held.
             let _ = self.apply(&mut book, &id, change);
         }
+        book.over = true;
         drop(book);
-        self.news.notify_waiters();
+        self.store.news().notify_waiters();
+    }
+
+    /// Fails on a node that starts nothing new, or could not remember it.
+    fn open(&self, book: &Book) -> Result<()> {
+        book.open()?;
+        self.store.check()
     }
 
     fn check_one(&self, vm: &VM) -> Result<()> {
@@ -622,6 +581,7 @@ impl Registry {
         arriving: Option<String>,
         event: VMEventType,
         message: String,
+        with: Option<Write>,
     ) -> Arc<VM> {
         let order = book.next;
         book.next += 1;
@@ -632,9 +592,11 @@ impl Registry {
             entry,
             order,
             arriving,
+            interrupted: false,
         };
+        let stored = record.stored();
         book.vms.insert(vm.id.clone(), record);
-        book.log.append(Logged {
+        let event = book.log.append(Logged {
             seq: 0,
             event_type: event,
             vm: Arc::clone(&vm),
@@ -643,7 +605,9 @@ impl Registry {
             message,
             last: false,
         });
-        self.news.notify_waiters();
+        let floor = book.log.oldest();
+        let event = Write::Event { event, floor };
+        self.store.write([stored, event].into_iter().chain(with));
         vm
     }
 
@@ -689,7 +653,7 @@ impl Registry {
         Ok(self.log(record, &mut book.log, event, message, false, edit))
     }
 
-    /// Edits a VM, stamps it, tells its waiters, and adds the event.
+    /// Edits a VM, stamps it, tells its waiters, adds the event, and has both stored.
     fn log(
         &self,
         record: &mut Record,
@@ -718,7 +682,7 @@ impl Registry {
         let vm = Arc::new(vm);
         record.vm = Arc::clone(&vm);
         record.entry.tell(vm.state, last);
-        log.append(Logged {
+        let event = log.append(Logged {
             seq: 0,
             event_type: event,
             vm: Arc::clone(&vm),
@@ -727,7 +691,13 @@ impl Registry {
             message,
             last,
         });
-        self.news.notify_waiters();
+        let stored = if last {
+            Write::ForgetVm(vm.id.clone())
+        } else {
+            record.stored()
+        };
+        let floor = log.oldest();
+        self.store.write([stored, Write::Event { event, floor }]);
         vm
     }
 
@@ -748,11 +718,17 @@ impl Book {
         }
     }
 
+    fn interrupt(&mut self) {
+        for record in self.vms.values_mut() {
+            record.interrupted |= record.vm.state.is_active();
+        }
+    }
+
     fn absent(&self, id: &str) -> DWCPError {
         match self.moved.to.get(id) {
-            Some(node) => DWCPError::Unavailable(format!(
-                "VM {id} moved to the node {node}; ask there: this version does not forward"
-            )),
+            Some(node) => {
+                DWCPError::Unavailable(format!("VM {id} moved to the node {node}; ask there"))
+            }
             None => DWCPError::VMNotFound(id.to_owned()),
         }
     }
@@ -813,9 +789,3 @@ fn legal(action: &Action, record: &Record) -> Result<()> {
         states.join(" or ")
     )))
 }
-
-mod handover;
-
-pub(super) use self::handover::Departure;
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@ use super::Shared;
 use super::metrics::GLANCE;
 use super::migrations;
 use super::registry::{Phase, VmEntry};
+use super::snapshots;
 use super::streams::ending;
 use crate::action::{Action, Outcome, Subscription};
 use crate::client::{BoxFuture, ItemStream, Service};
@@ -30,7 +31,7 @@ impl Service for Local {
 
     fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { shared.open(subscription).await })
+        Box::pin(async move { shared.open_anywhere(subscription).await })
     }
 
     fn is_open(&self) -> bool {
@@ -45,13 +46,35 @@ impl Shared {
         if let Some(error) = self.registry.why_over(None) {
             return Err(error);
         }
+        if let Some(node) = action.vm_id().and_then(|id| self.registry.moved_to(id)) {
+            // A migration that is asked for again, with the key it has, is joined: it is what moved it.
+            if let Some(known) = migrations::known(self, &action).await {
+                return Ok(Outcome::Migration(Box::new(known)));
+            }
+            return self.forward(&node, action).await;
+        }
         // What is not there, or not legal now, is refused before anything else is looked at; but a
-        // migration that is asked for again, with the key it has, is joined.
+        // migration or a snapshot that is asked for again, with the key it has, is joined.
         match &action {
-            Action::Migrate { vm_id, .. } => drop(self.registry.find(vm_id)?),
+            Action::Migrate { vm_id, .. }
+            | Action::Snapshot {
+                vm_id,
+                key: Some(_),
+                ..
+            } => drop(self.registry.find(vm_id)?),
             _ if action.vm_id().is_some() => drop(self.registry.find_legal(&action)?),
             _ => {}
         }
+        let changes = changes(&action);
+        let outcome = self.perform(action).await?;
+        if changes {
+            // Whoever hears that it is done finds it done, whatever happens to this node then.
+            self.registry.flush().done().await?;
+        }
+        Ok(outcome)
+    }
+
+    async fn perform(self: &Arc<Self>, action: Action) -> Result<Outcome> {
         let shared = Arc::clone(self);
         match action {
             Action::Create { config, key } => {
@@ -76,7 +99,14 @@ impl Shared {
             Action::Reset { .. } => done(self.job(async move { shared.reset(action).await }).await),
             Action::Update { .. } => Ok(Outcome::VM(Box::new(self.update(&action)?))),
             Action::Get { vm_id } => Ok(Outcome::VM(Box::new(self.get(&vm_id).await?))),
-            Action::List { filters } => Ok(Outcome::VMs(self.list(&filters).await)),
+            Action::List {
+                filters, limit: 0, ..
+            } => Ok(Outcome::VMs(self.list(&filters).await)),
+            Action::List {
+                filters,
+                limit,
+                page,
+            } => self.page(&filters, limit, page.as_deref()).await,
             Action::Metrics { window, .. } => {
                 let (entry, vm) = self.registry.find_legal(&action)?;
                 match self.figures(&entry, &vm, window).await? {
@@ -120,10 +150,21 @@ impl Shared {
                 Ok(Outcome::Migration(Box::new(self.job(work).await?)))
             }
             Action::PlanMigration { .. } => unsupported(&action, "migrations are"),
-            Action::Snapshot { .. }
-            | Action::ListSnapshots { .. }
-            | Action::RestoreSnapshot { .. }
-            | Action::DeleteSnapshot { .. } => unsupported(&action, "snapshots are"),
+            Action::Snapshot { .. } => {
+                let work = async move { snapshots::take(&shared, action).await };
+                Ok(Outcome::Snapshot(Box::new(self.job(work).await?)))
+            }
+            Action::ListSnapshots { vm_id } => {
+                Ok(Outcome::Snapshots(snapshots::list(self, &vm_id)?))
+            }
+            Action::RestoreSnapshot { .. } => {
+                let work = async move { snapshots::restore(&shared, action).await };
+                done(self.job(work).await)
+            }
+            Action::DeleteSnapshot { snapshot_id } => {
+                let work = async move { snapshots::delete(&shared, &snapshot_id).await };
+                done(self.job(work).await)
+            }
         }
     }
 
@@ -135,9 +176,21 @@ impl Shared {
 
     /// The VMs that match.
     async fn list(&self, filters: &Filters) -> Vec<VM> {
-        let mut vms = Vec::new();
-        for (entry, vm) in self.registry.list(filters) {
-            vms.push(self.with_figures(&entry, &vm).await);
+        let found = self.registry.list(filters);
+        self.all_with_figures(&found).await
+    }
+
+    /// A part of the VMs that match.
+    async fn page(&self, filters: &Filters, limit: u32, page: Option<&str>) -> Result<Outcome> {
+        let (found, next) = self.registry.page(filters, limit, page)?;
+        let vms = self.all_with_figures(&found).await;
+        Ok(Outcome::Page { vms, next })
+    }
+
+    async fn all_with_figures(&self, found: &[(Arc<VmEntry>, Arc<VM>)]) -> Vec<VM> {
+        let mut vms = Vec::with_capacity(found.len());
+        for (entry, vm) in found {
+            vms.push(self.with_figures(entry, vm).await);
         }
         vms
     }
@@ -153,6 +206,38 @@ impl Shared {
             metrics,
             ..VM::clone(vm)
         }
+    }
+}
+
+/// Whether an action changes what is stored.
+fn changes(action: &Action) -> bool {
+    match action {
+        Action::Get { .. }
+        | Action::List { .. }
+        | Action::Metrics { .. }
+        | Action::GuestReport { .. }
+        | Action::Verify { .. }
+        | Action::ConsoleWrite { .. }
+        | Action::Health
+        | Action::Node
+        | Action::MigrationStatus { .. }
+        | Action::ListMigrations
+        | Action::PlanMigration { .. }
+        | Action::ListSnapshots { .. } => false,
+        Action::Create { .. }
+        | Action::Start { .. }
+        | Action::Stop { .. }
+        | Action::Destroy { .. }
+        | Action::Pause { .. }
+        | Action::Resume { .. }
+        | Action::Reset { .. }
+        | Action::Update { .. }
+        | Action::Migrate { .. }
+        | Action::CancelMigration { .. }
+        | Action::ResolveMigration { .. }
+        | Action::Snapshot { .. }
+        | Action::RestoreSnapshot { .. }
+        | Action::DeleteSnapshot { .. } => true,
     }
 }
 

@@ -41,7 +41,17 @@ impl Shared {
                 vm_id,
                 filters,
                 since,
-            } => self.open_watch(Watch { vm_id, filters }, since, sink, permit)?,
+                store,
+            } => {
+                let cursor = since.map(|since| {
+                    if store.is_none_or(|store| store == self.uuid) {
+                        Cursor::At(since.saturating_add(1))
+                    } else {
+                        Cursor::Foreign
+                    }
+                });
+                self.open_watch(Watch { vm_id, filters }, cursor, sink, permit)?;
+            }
             Subscription::Metrics { vm_id, interval } => {
                 // What is legal for one figure is for many.
                 let action = Action::Metrics {
@@ -74,32 +84,61 @@ impl Shared {
     fn open_watch(
         self: &Arc<Self>,
         watch: Watch,
-        since: Option<u64>,
+        cursor: Option<Cursor>,
         sink: ItemSink,
         permit: OwnedSemaphorePermit,
     ) -> Result<()> {
-        let look = self.registry.look(watch.vm_id.as_deref(), &watch.filters)?;
+        let look = match self.registry.look(watch.vm_id.as_deref(), &watch.filters) {
+            Ok(look) => look,
+            // It went while nobody watched: what happened to it until then is still to be told.
+            Err(gone) => {
+                let (Some(id), Some(Cursor::At(from))) = (&watch.vm_id, cursor) else {
+                    return Err(gone);
+                };
+                if !(self.registry.keeps(from) && self.registry.has_events_of(id, from)) {
+                    return Err(gone);
+                }
+                let shared = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    let _permit = permit;
+                    shared.watch(&watch, from, &sink).await;
+                });
+                return Ok(());
+            }
+        };
         let last = look.next - 1;
         let mut first = Vec::new();
         // Whoever was here before goes on where it was, if that is still kept and was ever there: a
         // number from the future is another node's.
-        let from = match since.map(|since| since.saturating_add(1)) {
-            Some(from) if from <= look.next && self.registry.keeps(from) => from,
-            resumed => {
-                first.extend(resumed.map(|from| {
+        let from = match cursor {
+            Some(Cursor::At(from)) if from <= look.next && self.registry.keeps(from) => from,
+            cursor => {
+                first.extend(cursor.map(|cursor| {
+                    let from = match cursor {
+                        Cursor::At(from) => from,
+                        // Nothing is known of the events of this store.
+                        Cursor::Foreign => 1,
+                    };
                     let count = look.next.saturating_sub(from);
-                    lost(LostEvents {
+                    let missed = LostEvents {
                         count,
                         next: look.next,
-                    })
+                    };
+                    lost(missed, &self.uuid)
                 }));
-                first.extend(look.vms.iter().map(|vm| current(vm, last)));
+                first.extend(look.vms.iter().map(|vm| current(vm, last, &self.uuid)));
                 look.next
             }
         };
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             let _permit = permit;
+            // Its cursor begins with what was looked at, which must not be forgotten then.
+            tokio::select! {
+                biased;
+                () = sink.closed() => return,
+                () = shared.registry.durable(last) => {}
+            }
             for event in first {
                 if sink.send(Ok(Item::Event(Box::new(event)))).await.is_err() {
                     return;
@@ -137,7 +176,7 @@ impl Shared {
                 }
                 Some(Read::Lost(missed)) => {
                     from = missed.next;
-                    let item = Item::Event(Box::new(lost(missed)));
+                    let item = Item::Event(Box::new(lost(missed, &self.uuid)));
                     if sink.send(Ok(item)).await.is_err() {
                         return;
                     }
@@ -245,6 +284,15 @@ pub(super) fn ending(what: &str, vm: &VM) -> DWCPError {
     DWCPError::InvalidOperation(format!("{what}: VM {} is ending", vm.id))
 }
 
+/// Where a watch that is resumed was.
+#[derive(Clone, Copy, Debug)]
+enum Cursor {
+    /// The event with this number comes next.
+    At(u64),
+    /// In the events of another store.
+    Foreign,
+}
+
 /// What a watch is about.
 #[derive(Debug)]
 struct Watch {
@@ -263,25 +311,27 @@ impl Watch {
 }
 
 /// The present state of a VM, as the first item of a watch.
-fn current(vm: &Arc<VM>, seq: u64) -> VMEvent {
+fn current(vm: &Arc<VM>, seq: u64, store: &str) -> VMEvent {
     VMEvent {
         seq,
         event_type: VMEventType::Current,
         message: format!("is {}", vm.state),
         timestamp: Timestamp::now(),
         vm: VM::clone(vm),
+        store: Some(store.to_owned()),
         ..VMEvent::default()
     }
 }
 
 /// What says that events are missing.
-fn lost(missed: LostEvents) -> VMEvent {
+fn lost(missed: LostEvents, store: &str) -> VMEvent {
     VMEvent {
         seq: missed.next.saturating_sub(1),
         event_type: VMEventType::Lost,
         message: format!("{} events are no longer kept", missed.count),
         timestamp: Timestamp::now(),
         lost: Some(missed),
+        store: Some(store.to_owned()),
         ..VMEvent::default()
     }
 }

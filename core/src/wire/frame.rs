@@ -3,7 +3,13 @@
 //! Big-endian: `length u32` (bytes after this field), version `u8`, type `u8`, timestamp `u64`,
 //! length of the id `u16`, id, length of the payload `u32`, payload.
 
+use bytes::{BufMut, BytesMut};
+
 use crate::error::{DWCPError, Result};
+
+pub(crate) use reader::FrameReader;
+
+mod reader;
 
 /// The protocol's version.
 const VERSION: u8 = 3;
@@ -12,10 +18,6 @@ const LENGTH_MIN: usize = 16;
 /// Longest id in bytes. Base clients send a UUID of 36.
 pub(crate) const ID_MAX: usize = 128;
 /// Largest `length` of a frame where nothing else is configured.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the server's, which is not built yet")
-)]
 pub(crate) const LENGTH_MAX: usize = 16 << 20;
 
 /// Declares the types of frames with their numbers.
@@ -71,28 +73,9 @@ impl Frame {
     ///
     /// `resource_limit` when id or payload are too long for a frame of `max` bytes.
     pub(crate) fn encode(&self, max: usize) -> Result<Vec<u8>> {
-        let (id, payload) = (self.id.as_bytes(), &self.payload);
-        let length = LENGTH_MIN + id.len() + payload.len();
-        let (Ok(id_len), Ok(payload_len), Ok(length_field)) = (
-            u16::try_from(id.len()),
-            u32::try_from(payload.len()),
-            u32::try_from(length),
-        ) else {
-            return Err(too_long(length, max));
-        };
-        if id.len() > ID_MAX || length > max {
-            return Err(too_long(length, max));
-        }
-        let mut out = Vec::with_capacity(4 + length);
-        out.extend_from_slice(&length_field.to_be_bytes());
-        out.push(VERSION);
-        out.push(self.frame_type as u8);
-        out.extend_from_slice(&self.timestamp.to_be_bytes());
-        out.extend_from_slice(&id_len.to_be_bytes());
-        out.extend_from_slice(id);
-        out.extend_from_slice(&payload_len.to_be_bytes());
-        out.extend_from_slice(payload);
-        Ok(out)
+        let mut out = BytesMut::with_capacity(4 + LENGTH_MIN + self.id.len() + self.payload.len());
+        self.borrowed().encode_into(&mut out, max)?;
+        Ok(out.into())
     }
 
     /// The number of bytes that follow the four of `prefix`, if a frame of at most `max` can be that
@@ -114,37 +97,209 @@ impl Frame {
     ///
     /// `invalid_message` saying what is wrong.
     pub(crate) fn decode(body: &[u8]) -> Result<Self> {
-        let truncated = || malformed("a frame whose lengths do not agree");
-        let (head, rest) = body.split_first_chunk::<12>().ok_or_else(truncated)?;
-        let [version, number, t0, t1, t2, t3, t4, t5, t6, t7, r0, r1] = *head;
-        if version != VERSION {
-            return Err(malformed(&format!(
-                "protocol version {version}, not {VERSION}"
-            )));
+        match FrameRef::parse_body(body, body.len(), usize::MAX) {
+            Ok(Some(frame)) => Ok(frame.to_frame()),
+            Ok(None) => Err(disagreeing()),
+            Err(refused) => Err(refused.error),
         }
-        let frame_type = FrameType::from_number(number)
-            .ok_or_else(|| malformed(&format!("a frame of unknown type {number:#04x}")))?;
-        let id_len = usize::from(u16::from_be_bytes([r0, r1]));
-        if id_len > ID_MAX {
-            return Err(malformed(&format!("a request id of {id_len} bytes")));
+    }
+
+    /// The same, borrowed.
+    pub(crate) fn borrowed(&self) -> FrameRef<'_> {
+        FrameRef {
+            head: Head {
+                frame_type: self.frame_type,
+                timestamp: self.timestamp,
+                id: &self.id,
+            },
+            payload: &self.payload,
         }
-        let (id, rest) = rest.split_at_checked(id_len).ok_or_else(truncated)?;
+    }
+}
+
+/// What stands before a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    pub(crate) frame_type: FrameType,
+    /// See [`Frame::timestamp`].
+    pub(crate) timestamp: u64,
+    pub(crate) id: &'a str,
+}
+
+impl Head<'_> {
+    /// Appends a frame whose payload `write` appends, and writes the lengths when they are known. So a
+    /// payload is made in the buffer that is sent, and copied nowhere.
+    ///
+    /// # Errors
+    ///
+    /// That of `write`; `resource_limit` when the frame is longer than `max`. `out` is then as before.
+    pub(crate) fn encode_with(
+        &self,
+        out: &mut BytesMut,
+        max: usize,
+        write: impl FnOnce(&mut BytesMut) -> Result<()>,
+    ) -> Result<()> {
+        let start = out.len();
+        let encoded = self.encode_at(start, out, max, write);
+        if encoded.is_err() {
+            out.truncate(start);
+        }
+        encoded
+    }
+
+    fn encode_at(
+        &self,
+        start: usize,
+        out: &mut BytesMut,
+        max: usize,
+        write: impl FnOnce(&mut BytesMut) -> Result<()>,
+    ) -> Result<()> {
+        let id = self.id.as_bytes();
+        let id_length = match u16::try_from(id.len()) {
+            Ok(length) if id.len() <= ID_MAX => length,
+            _ => return Err(too_long(LENGTH_MIN + id.len(), max)),
+        };
+        out.reserve(4 + LENGTH_MIN + id.len());
+        out.put_u32(0);
+        out.put_u8(VERSION);
+        out.put_u8(self.frame_type as u8);
+        out.put_u64(self.timestamp);
+        out.put_u16(id_length);
+        out.put_slice(id);
+        let payload_at = out.len() + 4;
+        out.put_u32(0);
+        write(out)?;
+        let (length, payload) = (out.len() - start - 4, out.len() - payload_at);
+        let (Ok(length_field), Ok(payload_field)) = (u32::try_from(length), u32::try_from(payload))
+        else {
+            return Err(too_long(length, max));
+        };
+        if length > max {
+            return Err(too_long(length, max));
+        }
+        out[start..start + 4].copy_from_slice(&length_field.to_be_bytes());
+        out[payload_at - 4..payload_at].copy_from_slice(&payload_field.to_be_bytes());
+        Ok(())
+    }
+}
+
+/// A frame in the buffer in which it arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameRef<'a> {
+    pub(crate) head: Head<'a>,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Why bytes are no frame, and the id of the request they would have been, where it can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) id: Option<String>,
+    pub(crate) error: DWCPError,
+}
+
+impl From<DWCPError> for Refused {
+    fn from(error: DWCPError) -> Self {
+        Self { id: None, error }
+    }
+}
+
+impl<'a> FrameRef<'a> {
+    /// The frame at the front of `bytes`, and how many of them it is; `None` while more have to come.
+    ///
+    /// The answer depends on the bytes of the frame alone, and an error is found as soon as they show
+    /// it, before the payload arrives. A frame that is too long is refused when its id is known, so
+    /// that the refusal reaches whoever sent it.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_message` saying what is wrong, `resource_limit` for a frame of more than `max`.
+    pub(crate) fn parse(bytes: &'a [u8], max: usize) -> Result<Option<(Self, usize)>, Refused> {
+        let Some((prefix, body)) = bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = Frame::length(*prefix, usize::MAX)?;
+        let frame = Self::parse_body(&body[..body.len().min(length)], length, max)?;
+        Ok(frame.map(|frame| (frame, 4 + length)))
+    }
+
+    /// The same for what follows the length field: as much as is there of `length` bytes.
+    fn parse_body(body: &'a [u8], length: usize, max: usize) -> Result<Option<Self>, Refused> {
+        if let Some(&version) = body.first()
+            && version != VERSION
+        {
+            let error = malformed(&format!("protocol version {version}, not {VERSION}"));
+            return Err(error.into());
+        }
+        let Some((head, rest)) = body.split_first_chunk::<12>() else {
+            return Ok(None);
+        };
+        let [_, number, t0, t1, t2, t3, t4, t5, t6, t7, r0, r1] = *head;
+        let id_length = usize::from(u16::from_be_bytes([r0, r1]));
+        if id_length > ID_MAX {
+            return Err(malformed(&format!("a request id of {id_length} bytes")).into());
+        }
+        let Some(payload_length) = length.checked_sub(LENGTH_MIN + id_length) else {
+            return Err(disagreeing().into());
+        };
+        let Some((id, rest)) = rest.split_at_checked(id_length) else {
+            return Ok(None);
+        };
         let id = std::str::from_utf8(id).map_err(|_| malformed("a request id that is no UTF-8"))?;
-        let (length, payload) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
-        if u32::from_be_bytes(*length) as usize != payload.len() {
-            return Err(truncated());
+        let refused = |error| Refused {
+            id: Some(id.to_owned()),
+            error,
+        };
+        let frame_type = FrameType::from_number(number)
+            .ok_or_else(|| refused(malformed(&format!("a frame of unknown type {number:#04x}"))))?;
+        if length > max {
+            return Err(refused(too_long(length, max)));
         }
-        Ok(Self {
+        let Some((payload_field, payload)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        if u32::from_be_bytes(*payload_field) as usize != payload_length {
+            return Err(refused(disagreeing()));
+        }
+        if payload.len() < payload_length {
+            return Ok(None);
+        }
+        let head = Head {
             frame_type,
             timestamp: u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-            id: id.to_owned(),
-            payload: payload.to_vec(),
+            id,
+        };
+        Ok(Some(Self { head, payload }))
+    }
+
+    /// Appends it to `out`.
+    ///
+    /// # Errors
+    ///
+    /// `resource_limit` when it is longer than `max`; `out` is then as before.
+    pub(crate) fn encode_into(&self, out: &mut BytesMut, max: usize) -> Result<()> {
+        self.head.encode_with(out, max, |out| {
+            out.extend_from_slice(self.payload);
+            Ok(())
         })
+    }
+
+    /// A copy that owns what it holds.
+    pub(crate) fn to_frame(self) -> Frame {
+        Frame {
+            frame_type: self.head.frame_type,
+            timestamp: self.head.timestamp,
+            id: self.head.id.to_owned(),
+            payload: self.payload.to_vec(),
+        }
     }
 }
 
 fn malformed(what: &str) -> DWCPError {
     DWCPError::Protocol(format!("the peer sent {what}"))
+}
+
+fn disagreeing() -> DWCPError {
+    malformed("a frame whose lengths do not agree")
 }
 
 fn too_long(length: usize, max: usize) -> DWCPError {
@@ -154,67 +309,4 @@ fn too_long(length: usize, max: usize) -> DWCPError {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// The vector of the protocol's description.
-    #[test]
-    fn the_vector_is_kept() {
-        let frame = Frame {
-            frame_type: FrameType::Auth,
-            timestamp: 1_700_000_000,
-            id: "00000000-0000-4000-8000-000000000000".into(),
-            payload: br#"{"api_key":"k","version":3}"#.to_vec(),
-        };
-        let hex = "0000004f0301000000006553f1000024\
-            30303030303030302d303030302d343030302d383030302d303030303030303030303030\
-            0000001b7b226170695f6b6579223a226b222c2276657273696f6e223a337d";
-        let bytes: Vec<u8> = (0..hex.len() / 2)
-            .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
-            .collect();
-        assert_eq!(frame.encode(LENGTH_MAX).unwrap(), bytes);
-        let (prefix, body) = bytes.split_first_chunk::<4>().unwrap();
-        assert_eq!(Frame::length(*prefix, LENGTH_MAX).unwrap(), body.len());
-        assert_eq!(Frame::decode(body).unwrap(), frame);
-    }
-
-    #[test]
-    fn limits_are_errors() {
-        assert!(Frame::length([0, 0, 0, 15], LENGTH_MAX).is_err());
-        assert!(Frame::length([1, 0, 0, 1], LENGTH_MAX).is_err());
-        assert!(Frame::length([0xff; 4], LENGTH_MAX).is_err());
-        let long = |id: usize, payload| Frame {
-            frame_type: FrameType::Ok,
-            timestamp: 0,
-            id: "x".repeat(id),
-            payload: vec![0; payload],
-        };
-        assert!(long(ID_MAX, 0).encode(LENGTH_MAX).is_ok());
-        assert!(long(ID_MAX + 1, 0).encode(LENGTH_MAX).is_err());
-        assert!(long(0, 100).encode(115).is_err());
-        assert!(long(0, 100).encode(116).is_ok());
-    }
-
-    proptest! {
-        #[test]
-        fn round_trip(id in "[a-z0-9]{0,40}", timestamp: u64, payload in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let frame = Frame { frame_type: FrameType::Migration, timestamp, id, payload };
-            let bytes = frame.encode(LENGTH_MAX).unwrap();
-            prop_assert_eq!(Frame::decode(&bytes[4..]).unwrap(), frame);
-            // Cut anywhere, or with more behind it, it is no frame.
-            for cut in 4..bytes.len() {
-                prop_assert!(Frame::decode(&bytes[4..cut]).is_err());
-            }
-            let mut more = bytes;
-            more.push(0);
-            prop_assert!(Frame::decode(&more[4..]).is_err());
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Frame::decode(&body);
-        }
-    }
-}
+mod tests;

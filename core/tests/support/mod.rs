@@ -7,6 +7,10 @@
     reason = "each test binary uses a part, and a helper of tests fails the test"
 )]
 
+pub mod node_process;
+pub mod proxy;
+pub mod raw;
+
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -1,14 +1,14 @@
 //! The steps of `cargo xtask test`, and how each is run.
 
-use std::process::Command;
+use std::{ffi::OsStr, process::Command};
 
 use super::{
-    TestOptions, libtest, live_migration,
+    TestOptions, fuzz, libtest, live_migration,
     skips::{self, Skip, SkipLog},
     summary::{Counts, Outcome},
 };
 use crate::{
-    install::{self, CC, CLIPPY, Need, RUSTFMT},
+    install::{self, CC, CLIPPY, CXX, Need, RUSTFMT},
     process::{self, Finished},
     screen::Screen,
 };
@@ -36,6 +36,8 @@ enum Work {
     Tests { arguments: &'static [&'static str] },
     /// The example, whose report is checked.
     LiveMigration,
+    /// The targets of fuzzing.
+    Fuzz,
 }
 
 /// All steps, in the order in which they run.
@@ -121,7 +123,18 @@ pub(super) const STEPS: &[Step] = &[
         needs: &[CC],
         work: Work::LiveMigration,
     },
+    Step {
+        name: "fuzz",
+        about: "no bytes make what reads them panic, hang or take memory",
+        needs: &[CC, CXX],
+        work: Work::Fuzz,
+    },
 ];
+
+/// How long each target of fuzzing runs, in seconds.
+const FUZZ_SECONDS: u32 = 10;
+/// The same with `--long`.
+const FUZZ_SECONDS_LONG: u32 = 120;
 
 const fn cargo(arguments: &'static [&'static str]) -> Work {
     Work::Cargo {
@@ -147,6 +160,7 @@ impl Step {
             } => child.cargo(arguments, environment),
             Work::Tests { arguments } => child.tests(arguments),
             Work::LiveMigration => child.live_migration(),
+            Work::Fuzz => child.fuzz(),
         }
         .unwrap_or_else(|reason| Outcome::failed(reason, ""))
     }
@@ -171,8 +185,14 @@ impl Child {
             .map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))
     }
 
-    fn cargo(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Outcome, String> {
-        let finished = self.run(process::cargo(arguments).envs(environment.iter().copied()))?;
+    fn cargo(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, impl AsRef<OsStr>)],
+    ) -> Result<Outcome, String> {
+        let finished = self.run(
+            process::cargo(arguments).envs(environment.iter().map(|(name, value)| (name, value))),
+        )?;
         Ok(if finished.success {
             Outcome::passed(String::new())
         } else {
@@ -213,6 +233,61 @@ impl Child {
                 Err(reason) => Outcome::failed(reason, &finished.transcript),
             },
         )
+    }
+
+    fn fuzz(&self) -> Result<Outcome, String> {
+        if !fuzz::is_for_this_host() {
+            return Ok(Outcome::skipped(
+                "needs Linux on x86-64, with the GNU C library".into(),
+            ));
+        }
+        let metadata = self.quietly().run(&mut process::cargo(&[
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+        ]))?;
+        let places = fuzz::Places::new(process::workspace_root(), &metadata.stdout)?;
+        let arguments = places.build();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let built = self.cargo(&arguments, &[fuzz::flags()])?;
+        if built.counts.failed > 0 {
+            return Ok(built);
+        }
+
+        // By default a run is to find today what it found yesterday; a long one may find something new.
+        let (seconds, seed) = if self.long {
+            (FUZZ_SECONDS_LONG, std::process::id())
+        } else {
+            (FUZZ_SECONDS, 1)
+        };
+        let mut outcome = Outcome {
+            made_of_tests: true,
+            ..Outcome::passed(String::new())
+        };
+        outcome.counts = Counts::default();
+        let mut tried = 0;
+        for target in fuzz::TARGETS {
+            places
+                .prepare(target)
+                .map_err(|error| format!("{target}: {error}"))?;
+            let finished = self.run(&mut places.run(target, seconds, seed))?;
+            let inputs = fuzz::tried(&finished.transcript);
+            tried += inputs;
+            if finished.success && inputs > 0 {
+                outcome.counts.passed += 1;
+            } else {
+                outcome.counts.failed += 1;
+                outcome.failed_tests.push(places.explain(
+                    target,
+                    &finished.status,
+                    &finished.transcript,
+                ));
+                outcome.transcript.push_str(&finished.transcript);
+            }
+        }
+        outcome.note = format!("{tried} inputs");
+        Ok(outcome)
     }
 
     /// For a child whose output is for us and not for people.

@@ -1,7 +1,9 @@
-//! Whole migrations between two machines of this process, over loopback TCP, without a node.
+//! Whole migrations between two machines of this process, over loopback TCP with and without TLS,
+//! without a node.
 //!
 //! `support` is the two nodes' part, as little as will do; each other file is a row of tests.
 
 mod faults;
+mod secure;
 mod story;
 mod support;

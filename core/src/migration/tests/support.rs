@@ -1,7 +1,7 @@
 //! Two hosts that do what nodes do for a migration, and record it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::faults::Faults;
@@ -12,11 +12,48 @@ use crate::hypervisor::{Hypervisor, Kvm, Sim, misfits};
 use crate::machine::{Hooks, Image, Machine, MachineConfig};
 use crate::memory::{Backing, GuestRam};
 use crate::model::{GuestReport, MigrationOptions, MigrationStatus, VM, VMConfig, new_uuid};
+use crate::transport::tests::{Authority, LONG};
+use crate::transport::{Address, Blocking, Listener, ServerTls};
+use crate::wire::frame::FrameType;
 
-pub(super) fn back_ends() -> Vec<Arc<dyn Hypervisor>> {
-    let mut all: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(Sim::new())];
+/// Signs the certificates of all hosts here.
+pub(super) static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new("authority"));
+
+/// What runs the machines, and whether what goes between them is encrypted.
+pub(super) struct BackEnd {
+    hypervisor: Arc<dyn Hypervisor>,
+    tls: bool,
+}
+
+impl BackEnd {
+    pub(super) fn encrypted(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+}
+
+impl Deref for BackEnd {
+    type Target = dyn Hypervisor;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.hypervisor
+    }
+}
+
+pub(super) fn sim() -> BackEnd {
+    BackEnd {
+        hypervisor: Arc::new(Sim::new()),
+        tls: false,
+    }
+}
+
+pub(super) fn back_ends() -> Vec<BackEnd> {
+    let mut all = vec![sim(), sim().encrypted()];
     match Kvm::open() {
-        Ok(kvm) => all.push(Arc::new(kvm)),
+        Ok(kvm) => all.push(BackEnd {
+            hypervisor: Arc::new(kvm),
+            tls: false,
+        }),
         Err(error) => crate::test_support::skipped("migration on KVM", &error),
     }
     all
@@ -61,38 +98,83 @@ pub(super) struct Host {
     pub(super) outcome: Mutex<Option<String>>,
     incoming: Mutex<Option<Arc<Incoming>>>,
     uuid: String,
-    pub(super) address: SocketAddr,
+    /// How others reach it.
+    pub(super) dial: Dial,
+    /// The key that it asks of peers.
+    key: Option<String>,
+    /// Why connections to it came to nothing.
+    pub(super) refused: Mutex<Vec<String>>,
     pub(super) faults: Mutex<Faults>,
 }
 
 impl Host {
-    pub(super) fn new(hypervisor: &Arc<dyn Hypervisor>) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    pub(super) fn new(back_end: &BackEnd) -> Arc<Self> {
+        let tls = back_end
+            .tls
+            .then(|| AUTHORITY.sign(&["127.0.0.1"]).server(None));
+        Self::with(back_end, tls, None)
+    }
+
+    pub(super) fn with(back_end: &BackEnd, tls: Option<ServerTls>, key: Option<&str>) -> Arc<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let encrypted = tls.is_some();
+        let any = Address::parse("127.0.0.1:0", 0).unwrap();
+        let listener = runtime.block_on(Listener::bind(&any, tls)).unwrap();
         let host = Arc::new(Self {
-            hypervisor: Arc::clone(hypervisor),
+            hypervisor: Arc::clone(&back_end.hypervisor),
             machine: Mutex::default(),
             records: Mutex::default(),
             outcome: Mutex::default(),
             incoming: Mutex::default(),
             uuid: new_uuid(),
-            address: listener.local_addr().unwrap(),
+            dial: Dial {
+                address: listener.local_address().clone(),
+                tls: encrypted.then(|| Arc::new(AUTHORITY.client())),
+                credential: key.map(str::to_owned),
+            },
+            key: key.map(str::to_owned),
+            refused: Mutex::default(),
             faults: Mutex::default(),
         });
         let weak = Arc::downgrade(&host);
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            loop {
+                let pending = runtime.block_on(listener.accept()).unwrap();
                 let Some(host) = weak.upgrade() else { return };
-                // A refused connection is the peer's to notice.
-                let _ = host.greet(stream.unwrap());
+                let stream = runtime.block_on(pending.handshake(LONG));
+                let greeted = stream.and_then(|stream| {
+                    let stream = runtime.block_on(async { stream.into_blocking() });
+                    host.greet(stream?)
+                });
+                if let Err(error) = greeted {
+                    host.refused.lock().unwrap().push(error.to_string());
+                }
             }
         });
         host
     }
 
-    fn greet(self: &Arc<Self>, mut stream: TcpStream) -> Result<()> {
-        let Some(frame) = link::read_frame(&mut stream)? else {
+    fn greet(self: &Arc<Self>, mut stream: Blocking) -> Result<()> {
+        let Some(mut frame) = link::read_frame(&mut stream)? else {
             return Ok(());
         };
+        if let Some(key) = &self.key {
+            if frame.frame_type != FrameType::Auth {
+                return Err(DWCPError::Authentication("it did not say who it is".into()));
+            }
+            let request: serde_json::Value = serde_json::from_slice(&frame.payload)?;
+            assert_eq!(request["features"], serde_json::json!(["x3.1"]));
+            let success = request["api_key"] == **key;
+            let answer = serde_json::json!({ "success": success, "message": "key unknown" });
+            link::write_frame(&mut stream, FrameType::Vm, serde_json::to_vec(&answer)?)?;
+            match link::read_frame(&mut stream)? {
+                Some(next) => frame = next,
+                None => return Ok(()),
+            }
+        }
         match Greeting::parse(&frame)? {
             Greeting::Control(first) => {
                 let arriving = Arriving {
@@ -165,7 +247,7 @@ impl DestinationHost for Host {
         *self.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
     }
     fn over(&self) {}
-    fn source_address(&self, _source_node: &str) -> Option<SocketAddr> {
+    fn source_address(&self, _source_node: &str) -> Option<Dial> {
         None
     }
 }
@@ -210,6 +292,18 @@ pub(super) fn begin(
     options: MigrationOptions,
     faults: Faults,
 ) -> Migration {
+    begin_by(to.dial.clone(), vm, from, to, options, faults)
+}
+
+/// The same, reaching the destination in another way than it says.
+pub(super) fn begin_by(
+    dial: Dial,
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Migration {
     *to.faults.lock().unwrap() = faults.clone();
     let machine = from.machine();
     let progress = Arc::new(Progress::new(MigrationStatus::default()));
@@ -220,7 +314,7 @@ pub(super) fn begin(
         offer: Offer::new(vm.clone(), guest, options.channels(), true),
         machine,
         options,
-        address: to.address,
+        dial,
         node_uuid: from.uuid.clone(),
         node_name: "a".into(),
         progress: Arc::clone(&progress),

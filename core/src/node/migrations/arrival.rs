@@ -1,35 +1,36 @@
 //! A VM that comes.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::Shared;
 use super::super::lifecycle::machine_of;
-use super::super::listener::error_frame;
 use super::super::metrics::Sample;
 use super::super::registry::{Change, Running, VmEntry};
+use super::error_frame;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
 use crate::machine::Machine;
 use crate::migration::{
-    Arriving, Attach, DestinationHost, DestinationOutcome, Envelope, Incoming, Offer, Verdict,
-    accept_channel, answer_about, is_offer,
+    Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Offer,
+    Verdict, accept_channel, answer_about, is_offer,
 };
 use crate::model::{VMEventType, VMState};
+use crate::transport::Blocking;
 
 /// A peer offers a VM, or asks about one whose migration nobody here drives any more.
-pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: TcpStream) -> Result<()> {
+pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> Result<()> {
     let migration = first.message.session.clone();
     if !is_offer(&first) {
         let verdict = shared.migrations.verdict(&migration);
         return answer_about(first, stream, &shared.uuid, verdict.as_ref(), |verdict| {
-            shared.migrations.judge(&migration, verdict);
-            Ok(())
+            // Which VM it was is not known any more: it is refused, whichever it was.
+            shared.migrations.judge(&migration, "", verdict)
         });
     }
     let host = Arc::new(Guest {
         shared: Arc::clone(shared),
         migration: migration.clone(),
+        vm_id: OnceLock::new(),
         inner: Mutex::default(),
     });
     shared.migrations.add_incoming(&migration, || {
@@ -45,7 +46,7 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: TcpStream) ->
 }
 
 /// A bulk channel.
-pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: TcpStream) -> Result<()> {
+pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: Blocking) -> Result<()> {
     let spare = stream.try_clone()?;
     let attached = incoming.attach(request, stream, accept_channel);
     if let Err(error) = &attached {
@@ -55,7 +56,7 @@ pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: TcpStream) -
 }
 
 /// Tells a peer why its connection is not served, and closes it.
-pub(super) fn refuse(mut stream: TcpStream, error: &DWCPError) -> Result<()> {
+pub(super) fn refuse(mut stream: Blocking, error: &DWCPError) -> Result<()> {
     use std::io::Write;
     stream.write_all(&error_frame(error)?)?;
     Ok(())
@@ -65,6 +66,8 @@ pub(super) fn refuse(mut stream: TcpStream, error: &DWCPError) -> Result<()> {
 struct Guest {
     shared: Arc<Shared>,
     migration: String,
+    /// Set with the offer.
+    vm_id: OnceLock<String>,
     inner: Mutex<Option<Here>>,
 }
 
@@ -92,7 +95,7 @@ impl Guest {
             reasons.push(error.to_string());
         }
         if reasons.is_empty()
-            && let Err(error) = self.shared.migrations.accept_epoch(&offer.vm.id, epoch)
+            && let Err(error) = self.accept_epoch(&offer.vm.id, epoch)
         {
             reasons.push(error.to_string());
         }
@@ -101,6 +104,12 @@ impl Guest {
         } else {
             Err(reasons)
         }
+    }
+
+    fn accept_epoch(&self, vm_id: &str, epoch: u64) -> Result<()> {
+        let migrations = &self.shared.migrations;
+        migrations.accept_epoch(vm_id, epoch)?;
+        migrations.flush().wait()
     }
 
     fn told(&self, result: Result<()>) {
@@ -112,6 +121,8 @@ impl Guest {
 
 impl DestinationHost for Guest {
     fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+        // Nothing else sets it: there is one offer for each migration.
+        let _ = self.vm_id.set(offer.vm.id.clone());
         self.check(epoch, offer)?;
         let one = |error: DWCPError| vec![error.to_string()];
         let registry = &self.shared.registry;
@@ -134,8 +145,10 @@ impl DestinationHost for Guest {
     }
 
     fn persist(&self, verdict: &Verdict) -> Result<()> {
-        self.shared.migrations.judge(&self.migration, verdict);
-        Ok(())
+        let vm_id = self.vm_id.get().map_or("", String::as_str);
+        self.shared
+            .migrations
+            .judge(&self.migration, vm_id, verdict)
     }
 
     fn started(&self) {
@@ -201,8 +214,7 @@ impl DestinationHost for Guest {
         self.shared.migrations.remove_incoming(&self.migration);
     }
 
-    fn source_address(&self, source_node: &str) -> Option<SocketAddr> {
-        let address = self.shared.peers().remove(source_node)?;
-        address.to_socket_addrs().ok()?.next()
+    fn source_address(&self, source_node: &str) -> Option<Dial> {
+        self.shared.dial(source_node).ok()
     }
 }

@@ -1,32 +1,51 @@
 //! What a node keeps of migrations: those under way and those that were, and what the hand-over's
-//! rules ask to be made durable. In memory in this version; the store will take the same calls.
+//! rules ask to be made durable.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::once::Once;
+use super::super::store::{Flush, Loaded, Store, Write};
 use crate::error::{DWCPError, Result};
 use crate::migration::{Envelope, Incoming, Outgoing, Progress, Record, Verdict};
-use crate::model::MigrationOptions;
+use crate::model::{MigrationState, MigrationStatus, Timestamp};
+use crate::transport::Blocking;
 
 /// Migrations that are over and remembered. Older ones are forgotten first.
 const REMEMBERED_MAX: usize = 1024;
 /// Migrations that come in at the same time: each holds a VM's memory, within the node's limits, and
 /// a handful of threads.
 const INCOMING_MAX: usize = 64;
+/// Verdicts that sources have not settled: each is a few hundred bytes.
+const VERDICTS_MAX: usize = 65_536;
+/// Highest epoch that a peer may name: there is room above for those that are taken here.
+const EPOCH_MAX: u64 = u64::MAX / 2;
 
 /// A migration that left, or leaves, from here.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(super) id: String,
     pub(super) vm_id: String,
+    /// Its place among the others.
+    position: u64,
     pub(super) progress: Arc<Progress>,
-    /// Set once its thread runs.
+    /// Set once its thread runs; never, when the node was started again meanwhile.
     pub(super) outgoing: OnceLock<Outgoing>,
+    /// It is known from before this node was started.
+    recovered: bool,
+    /// Held while somebody settles it without its thread: one at a time.
+    settling: Mutex<()>,
 }
 
 impl Job {
+    /// As it is stored.
+    fn stored(&self) -> Write {
+        Write::Migration {
+            position: self.position,
+            status: Box::new(self.progress.status()),
+        }
+    }
+
     /// Asks for an end without a move.
     pub(super) async fn cancel(&self) -> Result<()> {
         match self.outgoing.get() {
@@ -38,10 +57,20 @@ impl Job {
     }
 
     /// Hands over a control connection that the peer opened.
-    pub(super) fn adopt(&self, stream: TcpStream, first: Envelope) {
+    pub(super) fn adopt(&self, stream: Blocking, first: Envelope) {
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.adopt(stream, first);
         }
+    }
+
+    /// Whether its thread ended with the process before this one.
+    pub(super) fn is_recovered(&self) -> bool {
+        self.recovered
+    }
+
+    /// Waits until nobody else settles it.
+    pub(super) fn settle(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends its thread, wherever it is: the node is over, and its VMs with it.
@@ -54,28 +83,74 @@ impl Job {
 }
 
 /// The migrations of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Migrations {
     inner: Mutex<Inner>,
     /// Those that were asked for with an idempotency key.
-    pub(super) started: Once<(String, String, MigrationOptions), Arc<Progress>>,
+    pub(super) started: Once<Arc<Progress>>,
+    store: Arc<Store>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     jobs: VecDeque<Arc<Job>>,
+    /// Place of the next job among the others.
+    next: u64,
     incoming: BTreeMap<String, Arc<Incoming>>,
     /// The last epoch of each VM; outlives the VM.
     epochs: HashMap<String, u64>,
     /// What the source's rules made durable, by migration.
     records: HashMap<String, Record>,
-    /// What the destination's rules made durable, by migration.
-    verdicts: HashMap<String, Verdict>,
+    /// What the destination's rules made durable, by migration, with the VM.
+    verdicts: HashMap<String, (String, Verdict)>,
 }
 
 impl Migrations {
-    /// Takes a new migration into the book.
-    pub(super) fn add(&self, job: Arc<Job>) {
+    /// Takes what was stored. A migration that was under way when the node ended is over now, or
+    /// unresolved, as its record says.
+    pub(in crate::node) fn new(store: Arc<Store>, loaded: &mut Loaded) -> Migrations {
+        let mut inner = Inner {
+            epochs: std::mem::take(&mut loaded.epochs),
+            records: std::mem::take(&mut loaded.records),
+            verdicts: std::mem::take(&mut loaded.verdicts),
+            ..Inner::default()
+        };
+        for (position, mut status) in loaded.migrations.drain(..) {
+            inner.next = inner.next.max(position + 1);
+            if !status.state.is_terminal() {
+                let record = inner.records.get(&status.id);
+                end(&mut status, record);
+                let status = Box::new(status.clone());
+                store.write([Write::Migration { position, status }]);
+            }
+            inner.jobs.push_back(Arc::new(Job {
+                id: status.id.clone(),
+                vm_id: status.vm_id.clone(),
+                position,
+                progress: Arc::new(Progress::new(status)),
+                outgoing: OnceLock::new(),
+                recovered: true,
+                settling: Mutex::default(),
+            }));
+        }
+        let started = Once::new("migrate", &loaded.answers, |id| {
+            let found = inner.jobs.iter().find(|job| job.id == id);
+            found.map(|job| Arc::clone(&job.progress))
+        });
+        Migrations {
+            inner: Mutex::new(inner),
+            started,
+            store,
+        }
+    }
+
+    /// Takes a new migration into the book; `answer` is stored together with it.
+    pub(super) fn add(
+        &self,
+        vm_id: &str,
+        progress: &Arc<Progress>,
+        answer: Option<Write>,
+    ) -> Arc<Job> {
         let mut inner = self.lock();
         while inner.jobs.len() >= REMEMBERED_MAX {
             let over = inner
@@ -85,11 +160,62 @@ impl Migrations {
             match over.and_then(|at| inner.jobs.remove(at)) {
                 Some(old) => {
                     inner.records.remove(&old.id);
+                    self.store.write([Write::ForgetMigration(old.id.clone())]);
                 }
                 None => break,
             }
         }
-        inner.jobs.push_back(job);
+        let job = Arc::new(Job {
+            id: progress.status().id,
+            vm_id: vm_id.to_owned(),
+            position: inner.next,
+            progress: Arc::clone(progress),
+            outgoing: OnceLock::new(),
+            recovered: false,
+            settling: Mutex::default(),
+        });
+        inner.next += 1;
+        self.store.write([job.stored()].into_iter().chain(answer));
+        inner.jobs.push_back(Arc::clone(&job));
+        job
+    }
+
+    /// Takes a migration into the book whose pages nobody moves.
+    #[cfg(test)]
+    pub(in crate::node) fn enter(&self, vm_id: &str, progress: &Arc<Progress>) {
+        self.add(vm_id, progress, None);
+    }
+
+    /// A migration is over: how it ended is stored.
+    pub(super) fn ended(&self, job: &Job) {
+        // Under the lock, so that one that is forgotten meanwhile stays so.
+        let inner = self.lock();
+        if inner.jobs.iter().any(|known| known.id == job.id) {
+            self.store.write([job.stored()]);
+        }
+    }
+
+    /// What is known of the last migration of a VM that left, or was to leave, from here: the node
+    /// it was to go to, and the record.
+    pub(in crate::node) fn last_of(&self, vm_id: &str) -> Option<(String, Option<Record>)> {
+        let inner = self.lock();
+        let job = inner.jobs.iter().rev().find(|job| job.vm_id == vm_id)?;
+        let record = inner.records.get(&job.id).cloned();
+        Some((job.progress.status().target_node, record))
+    }
+
+    /// What the source's rules made durable of a migration.
+    pub(super) fn record_of(&self, migration: &str) -> Option<Record> {
+        self.lock().records.get(migration).cloned()
+    }
+
+    /// Whether this node took a VM under the last epoch that it knows of.
+    pub(in crate::node) fn has_taken(&self, vm_id: &str) -> bool {
+        let inner = self.lock();
+        let last = inner.epochs.get(vm_id);
+        inner.verdicts.values().any(|(vm, verdict)| {
+            vm == vm_id && matches!(verdict, Verdict::Taken { epoch } if Some(epoch) == last)
+        })
     }
 
     pub(super) fn find(&self, id: &str) -> Result<Arc<Job>> {
@@ -113,16 +239,24 @@ impl Migrations {
         self.lock().jobs.iter().cloned().collect()
     }
 
-    /// Takes a new epoch for a VM that leaves.
+    /// Takes a new epoch for a VM that leaves. Durable when the store has been flushed.
     pub(super) fn burn_epoch(&self, vm_id: &str) -> u64 {
         let mut inner = self.lock();
         let epoch = inner.epochs.entry(vm_id.to_owned()).or_default();
         *epoch += 1;
-        *epoch
+        let epoch = *epoch;
+        self.store_epoch(vm_id, epoch);
+        epoch
     }
 
-    /// Accepts the epoch of a VM that arrives, if it is a new one.
-    pub(super) fn accept_epoch(&self, vm_id: &str, epoch: u64) -> Result<()> {
+    /// Accepts the epoch of a VM that arrives, if it is a new one. Durable when the store has been
+    /// flushed.
+    pub(in crate::node) fn accept_epoch(&self, vm_id: &str, epoch: u64) -> Result<()> {
+        if epoch > EPOCH_MAX {
+            return Err(DWCPError::Migration(format!(
+                "epoch {epoch} of the VM is none: the highest is {EPOCH_MAX}"
+            )));
+        }
         let mut inner = self.lock();
         let last = inner.epochs.entry(vm_id.to_owned()).or_default();
         if epoch <= *last {
@@ -131,29 +265,91 @@ impl Migrations {
             )));
         }
         *last = epoch;
+        self.store_epoch(vm_id, epoch);
         Ok(())
     }
 
-    pub(super) fn record(&self, migration: &str, vm_id: &str, record: &Record) {
-        let mut inner = self.lock();
-        if let Record::Mine { epoch } = record {
-            let last = inner.epochs.entry(vm_id.to_owned()).or_default();
-            *last = (*last).max(*epoch);
-        }
-        inner.records.insert(migration.to_owned(), record.clone());
+    fn store_epoch(&self, vm_id: &str, epoch: u64) {
+        let vm_id = vm_id.to_owned();
+        self.store.write([Write::Epoch { vm_id, epoch }]);
     }
 
-    pub(super) fn judge(&self, migration: &str, verdict: &Verdict) {
+    /// Reached when all that was changed up to now is durable.
+    pub(super) fn flush(&self) -> Flush {
+        self.store.flush()
+    }
+
+    /// Makes a record durable. Blocks until it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Flush::wait`]: the record may become durable nevertheless.
+    pub(in crate::node) fn record(
+        &self,
+        migration: &str,
+        vm_id: &str,
+        record: &Record,
+    ) -> Result<()> {
+        {
+            let mut inner = self.lock();
+            if let Record::Mine { epoch } = record {
+                let last = inner.epochs.entry(vm_id.to_owned()).or_default();
+                *last = (*last).max(*epoch);
+                let last = *last;
+                self.store_epoch(vm_id, last);
+            }
+            self.store.write([Write::Record {
+                migration: migration.to_owned(),
+                record: record.clone(),
+            }]);
+        }
+        self.flush().wait()?;
+        self.lock()
+            .records
+            .insert(migration.to_owned(), record.clone());
+        Ok(())
+    }
+
+    /// Makes a verdict durable, or forgets it. Blocks until that is durable.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Flush::wait`]: the verdict may become durable nevertheless. `resource_limit` when
+    /// peers ask for too many.
+    pub(in crate::node) fn judge(
+        &self,
+        migration: &str,
+        vm_id: &str,
+        verdict: &Verdict,
+    ) -> Result<()> {
+        {
+            let inner = self.lock();
+            let full = inner.verdicts.len() >= VERDICTS_MAX;
+            if full && *verdict != Verdict::Forget && !inner.verdicts.contains_key(migration) {
+                return Err(DWCPError::ResourceLimit(format!(
+                    "{VERDICTS_MAX} migrations to this node are not settled by their sources,                      which is its limit"
+                )));
+            }
+            self.store.write([Write::Verdict {
+                migration: migration.to_owned(),
+                vm_id: vm_id.to_owned(),
+                verdict: verdict.clone(),
+            }]);
+        }
+        self.flush().wait()?;
         let mut inner = self.lock();
         if *verdict == Verdict::Forget {
             inner.verdicts.remove(migration);
         } else {
-            inner.verdicts.insert(migration.to_owned(), verdict.clone());
+            let judged = (vm_id.to_owned(), verdict.clone());
+            inner.verdicts.insert(migration.to_owned(), judged);
         }
+        Ok(())
     }
 
     pub(super) fn verdict(&self, migration: &str) -> Option<Verdict> {
-        self.lock().verdicts.get(migration).cloned()
+        let inner = self.lock();
+        inner.verdicts.get(migration).map(|(_, own)| own.clone())
     }
 
     pub(super) fn incoming(&self, migration: &str) -> Option<Arc<Incoming>> {
@@ -195,19 +391,127 @@ impl Migrations {
     }
 }
 
+/// Says of a migration that was under way when the node ended how it ended.
+fn end(status: &mut MigrationStatus, record: Option<&Record>) {
+    let (state, error) = match record {
+        Some(Record::Released { .. }) => (MigrationState::Completed, None),
+        // Nobody can tell here: it goes on.
+        Some(Record::Granted { .. }) => {
+            status.state = MigrationState::Completing;
+            status.error = Some(format!(
+                "unresolved: this node ended after it had let {} take the VM; the VM runs there, if \
+                 that node took it, and nowhere else",
+                status.target_node
+            ));
+            return;
+        }
+        Some(Record::Mine { .. } | Record::Aborted { .. }) | None => (
+            MigrationState::Failed,
+            Some("the node ended before the VM was moved".to_owned()),
+        ),
+    };
+    (status.state, status.error) = (state, error);
+    status.completed_at = Some(Timestamp::now());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn book(store: Store, mut loaded: Loaded) -> Migrations {
+        Migrations::new(Arc::new(store), &mut loaded)
+    }
+
+    fn open(at: Option<&std::path::Path>) -> Migrations {
+        let (store, loaded) = Store::open(at).unwrap();
+        book(store, loaded)
+    }
+
     #[test]
     fn epochs_only_go_up() {
-        let book = Migrations::default();
+        let book = open(None);
         assert_eq!((book.burn_epoch("vm"), book.burn_epoch("vm")), (1, 2));
         assert!(book.accept_epoch("vm", 2).is_err());
         book.accept_epoch("vm", 5).unwrap();
         assert!(book.accept_epoch("vm", 5).is_err());
-        book.record("m", "vm", &Record::Mine { epoch: 9 });
+        assert!(book.accept_epoch("vm", u64::MAX).is_err());
+        book.record("m", "vm", &Record::Mine { epoch: 9 }).unwrap();
         assert_eq!(book.burn_epoch("vm"), 10);
         assert_eq!(book.burn_epoch("other"), 1);
+    }
+
+    #[test]
+    fn everything_outlives_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let granted = Record::Granted {
+            epoch: 10,
+            destination_uuid: "there".into(),
+        };
+        let taken = Verdict::Taken { epoch: 3 };
+        let progress = |id: &str| {
+            Arc::new(Progress::new(MigrationStatus {
+                id: id.into(),
+                vm_id: "vm".into(),
+                target_node: "node-02".into(),
+                ..MigrationStatus::default()
+            }))
+        };
+        let book = open(Some(dir.path()));
+        book.accept_epoch("vm", 9).unwrap();
+        book.accept_epoch("here", 3).unwrap();
+        assert_eq!(book.burn_epoch("vm"), 10);
+        book.add("vm", &progress("failed"), None);
+        let (ended, cancelled) = (progress("ended"), MigrationState::Cancelled);
+        let job = book.add("vm", &ended, None);
+        ended.finish(cancelled, None);
+        book.ended(&job);
+        book.add("vm", &progress("unresolved"), None);
+        book.record("unresolved", "vm", &granted).unwrap();
+        book.judge("in", "here", &taken).unwrap();
+        book.judge("settled", "vm", &Verdict::Refused { epoch: 2 })
+            .unwrap();
+        book.judge("settled", "vm", &Verdict::Forget).unwrap();
+        drop(book);
+
+        let book = open(Some(dir.path()));
+        let states: Vec<_> = book
+            .all()
+            .iter()
+            .map(|job| (job.id.clone(), job.progress.status().state))
+            .collect();
+        let expected = [
+            ("failed", MigrationState::Failed),
+            ("ended", cancelled),
+            ("unresolved", MigrationState::Completing),
+        ];
+        assert_eq!(states, expected.map(|(id, state)| (id.to_owned(), state)));
+        assert_eq!(book.last_of("vm"), Some(("node-02".into(), Some(granted))));
+        assert_eq!(book.verdict("in"), Some(taken));
+        assert_eq!(book.verdict("settled"), None);
+        assert!(book.has_taken("here") && !book.has_taken("vm"));
+        assert!(book.accept_epoch("here", 3).is_err());
+        assert_eq!(book.burn_epoch("vm"), 11);
+        book.accept_epoch("here", 4).unwrap();
+        assert!(!book.has_taken("here"), "that was before");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = open(Some(dir.path()));
+        book.store.break_down(true);
+        let taken = Verdict::Taken { epoch: 1 };
+        assert!(book.judge("in", "vm", &taken).is_err());
+        assert_eq!(book.verdict("in"), None);
+        let granted = Record::Granted {
+            epoch: 1,
+            destination_uuid: "there".into(),
+        };
+        assert!(book.record("out", "vm", &granted).is_err());
+        book.store.break_down(false);
+        let refused = Verdict::Refused { epoch: 1 };
+        book.judge("in", "vm", &refused).unwrap();
+        drop(book);
+        assert_eq!(open(Some(dir.path())).verdict("in"), Some(refused));
     }
 }

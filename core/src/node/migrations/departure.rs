@@ -1,34 +1,41 @@
 //! A VM that leaves.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Shared;
+use super::super::once::Asked;
 use super::super::registry::Departure;
 use super::book::Job;
-use super::{address_of, check_promises};
+use super::{check_promises, ended};
 use crate::error::{DWCPError, Result};
-use crate::migration::{Leaving, Offer, Outgoing, Progress, Record, SourceHost, SourceOutcome};
+use crate::migration::{
+    Dial, Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost,
+    SourceOutcome,
+};
 use crate::model::{
     MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
     new_uuid,
 };
+use crate::transport::Blocking;
 
-/// Holds the VM and starts its migration.
+/// Holds the VM and starts its migration. `asked` is what the answer is stored for.
 pub(super) async fn begin(
     shared: &Arc<Shared>,
     vm_id: &str,
     target: &str,
     options: MigrationOptions,
+    asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, &vm)?;
-    check_promises(&options)?;
+    check_promises(shared, &options)?;
     if target == shared.name {
         return Err(DWCPError::InvalidOperation(format!(
             "target_node: VM {vm_id} is on {target} already"
         )));
     }
-    let address = address_of(shared, target).await?;
+    let dial = shared.dial(target)?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
@@ -65,22 +72,27 @@ pub(super) async fn begin(
         ..MigrationStatus::default()
     };
     let progress = Arc::new(Progress::new(status));
-    let job = Arc::new(Job {
-        id: id.clone(),
-        vm_id: vm_id.to_owned(),
-        progress: Arc::clone(&progress),
-        outgoing: OnceLock::new(),
+    let migrations = &shared.migrations;
+    let answer = asked.map(|asked| migrations.started.stored(asked, id.clone()));
+    let job = migrations.add(vm_id, &progress, answer);
+    let over = (Arc::clone(shared), Arc::clone(&job));
+    shared.runtime.spawn(async move {
+        let (shared, job) = over;
+        ended(&job.progress).await;
+        shared.migrations.ended(&job);
     });
-    shared.migrations.add(Arc::clone(&job));
+    let epoch = migrations.burn_epoch(vm_id);
+    // Before anybody is told of it.
+    let burned = migrations.flush().done().await;
     let guest = running.machine.config().guest.clone();
     let is_running = before.state == VMState::Running;
     let leaving = Leaving {
         session: id,
-        epoch: shared.migrations.burn_epoch(vm_id),
+        epoch,
         machine: running.machine,
         offer: Offer::new((*before).clone(), guest, channels, is_running),
         options,
-        address,
+        dial,
         node_uuid: shared.uuid.clone(),
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
@@ -89,7 +101,7 @@ pub(super) async fn begin(
         faults: crate::migration::faults::Faults::default(),
     };
     let host = Arc::clone(&leaving.host);
-    match Outgoing::start(leaving) {
+    match burned.and_then(|()| Outgoing::start(leaving)) {
         Ok(outgoing) => {
             // Nobody else sets it.
             let _ = job.outgoing.set(outgoing);
@@ -104,6 +116,59 @@ pub(super) async fn begin(
             Err(error)
         }
     }
+}
+
+/// Time for a peer to say more, of whom nothing is known but that it came.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Time for a peer to answer.
+const ASK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers a destination that comes about a migration from before this node was started. Blocks.
+pub(super) fn answer(
+    shared: &Arc<Shared>,
+    job: &Job,
+    stream: Blocking,
+    first: Envelope,
+) -> Result<()> {
+    settle(shared, job, |one| {
+        one.answer(stream, first, ANSWER_PATIENCE)
+    })
+}
+
+/// Asks the destination of such a migration. Blocks.
+pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
+    settle(shared, job, |one| one.ask(peer, ASK_PATIENCE))
+}
+
+fn settle(
+    shared: &Arc<Shared>,
+    job: &Job,
+    talk: impl FnOnce(Recovered<'_>) -> Result<Option<SourceOutcome>>,
+) -> Result<()> {
+    let _turn = job.settle();
+    let host = Held {
+        shared: Arc::clone(shared),
+        migration: job.id.clone(),
+        vm_id: job.vm_id.clone(),
+        target: job.progress.status().target_node,
+        // Whatever it was, its memory is gone.
+        state: VMState::Failed,
+    };
+    let outcome = talk(Recovered {
+        session: &job.id,
+        record: shared.migrations.record_of(&job.id),
+        node_uuid: &shared.uuid,
+        host: &host,
+    })?;
+    let (state, error) = match outcome {
+        None | Some(SourceOutcome::Unresolved) => return Ok(()),
+        Some(SourceOutcome::Moved { .. }) => (MigrationState::Completed, None),
+        Some(SourceOutcome::StayedHere { why }) => (MigrationState::Failed, Some(why.to_string())),
+        Some(SourceOutcome::Lost { reason }) => (MigrationState::Failed, Some(reason)),
+    };
+    job.progress.finish(state, error);
+    shared.migrations.ended(job);
+    Ok(())
 }
 
 /// Refuses a VM that cannot be moved in the state it has.
@@ -159,13 +224,15 @@ impl SourceHost for Held {
     fn persist(&self, record: &Record) -> Result<()> {
         self.shared
             .migrations
-            .record(&self.migration, &self.vm_id, record);
-        Ok(())
+            .record(&self.migration, &self.vm_id, record)
     }
 
     fn release(&self) {
-        let gone = self.shared.registry.moved_away(&self.vm_id, &self.target);
-        self.told(gone.map(drop));
+        let registry = &self.shared.registry;
+        let gone = registry.moved_away(&self.vm_id, &self.target).map(drop);
+        // Before the destination is told that it may forget; but the record that says so is durable,
+        // and the same is concluded from it.
+        self.told(gone.and_then(|()| registry.flush().wait()));
     }
 
     fn finished(&self, outcome: &SourceOutcome) {

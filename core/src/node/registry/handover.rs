@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use super::{Change, Registry, Running, VmEntry, takes_share};
+use super::super::store::Write;
+use super::{Book, Change, Registry, Running, VmEntry, takes_share};
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
 use crate::model::{VM, VMEventType, VMState};
@@ -31,6 +32,7 @@ impl Registry {
     pub(crate) fn begin_migration(&self, id: &str, target: &str) -> Result<Departure> {
         let mut book = self.book();
         book.alive()?;
+        self.store.check()?;
         let record = book.record(id)?;
         let (entry, before) = (Arc::clone(&record.entry), Arc::clone(&record.vm));
         if !matches!(
@@ -91,7 +93,7 @@ impl Registry {
         let entry = Arc::clone(&book.record(id)?.entry);
         let message = format!("moved to the node {node}");
         // Before the event, so that who is woken by it finds where the VM went.
-        book.moved.remember(id, node);
+        self.remember(&mut book, id, node);
         self.remove(&mut book, id, VMEventType::Migrated, message, |vm| {
             node.clone_into(&mut vm.node);
             vm.reason = None;
@@ -110,7 +112,7 @@ impl Registry {
     /// node that takes no new VMs.
     pub(crate) fn insert_arriving(&self, vm: VM, from: &str) -> Result<Arc<VmEntry>> {
         let mut book = self.book();
-        book.open()?;
+        self.open(&book)?;
         if book.vms.contains_key(&vm.id) {
             return Err(DWCPError::AlreadyExists(format!(
                 "VM {} is on this node already",
@@ -137,7 +139,8 @@ impl Registry {
             ..vm
         };
         let from = Some(from.to_owned());
-        self.insert(&mut book, vm, from, VMEventType::Migrating, message);
+        let event = VMEventType::Migrating;
+        self.insert(&mut book, vm, from, event, message, None);
         book.record(&id).map(|record| Arc::clone(&record.entry))
     }
 
@@ -165,7 +168,9 @@ impl Registry {
             Ok(from) => from,
             Err(error) => return Err((error, running.map(|own| own.machine))),
         };
-        book.moved.forget(id);
+        if book.moved.forget(id) {
+            self.store.write([Write::ForgetMoved(id.to_owned())]);
+        }
         if let Some(record) = book.vms.get(id) {
             if let Some(running) = running {
                 record.entry.put_machine(running);
@@ -197,5 +202,17 @@ impl Registry {
         self.remove(&mut book, id, event, message.to_owned(), |vm| {
             vm.reason = Some(message.to_owned());
         })
+    }
+
+    /// Remembers where a VM went.
+    pub(super) fn remember(&self, book: &mut Book, id: &str, node: &str) {
+        let forgotten = book.moved.remember(id, node).map(Write::ForgetMoved);
+        let moved = Write::Moved {
+            vm_id: id.to_owned(),
+            // Rises for the life of the store.
+            position: book.log.next(),
+            node: node.to_owned(),
+        };
+        self.store.write([moved].into_iter().chain(forgotten));
     }
 }

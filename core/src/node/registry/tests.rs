@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::moved::MOVED_MAX;
 use super::*;
 use crate::model::{StopOptions, VMConfig};
 
@@ -16,7 +17,8 @@ fn limits() -> NodeLimits {
 }
 
 fn registry() -> Registry {
-    Registry::new("node-01", limits(), 1000)
+    let (store, mut loaded) = Store::open(None).unwrap();
+    Registry::new("node-01", limits(), 1000, Arc::new(store), &mut loaded)
 }
 
 fn vm(id: &str) -> VM {
@@ -27,6 +29,10 @@ fn vm(id: &str) -> VM {
         ..VMConfig::default()
     };
     VM::new(id, "node-01", config)
+}
+
+fn create(registry: &Registry, vm: VM) -> Result<Arc<VM>> {
+    registry.create(vm, |_| Ok(None))
 }
 
 fn start(id: &str) -> Action {
@@ -52,7 +58,7 @@ fn run(registry: &Registry, id: &str) {
 
 /// All events that are kept.
 fn events(registry: &Registry) -> Vec<Arc<Logged>> {
-    match registry.book().log.read(1, usize::MAX) {
+    match registry.book().log.read(1, u64::MAX, usize::MAX) {
         Read::Events(events) => events,
         Read::Nothing => Vec::new(),
         Read::Lost(lost) => panic!("{lost:?}"),
@@ -62,7 +68,7 @@ fn events(registry: &Registry) -> Vec<Arc<Logged>> {
 #[test]
 fn every_change_is_an_event_of_the_same_moment() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     run(&registry, "a");
     let change = to(VMState::Failed, VMEventType::Failed).because();
     registry.change("a", change).unwrap();
@@ -103,7 +109,7 @@ fn every_change_is_an_event_of_the_same_moment() {
 #[test]
 fn times_are_those_of_what_happened() {
     let registry = registry();
-    let made = registry.create(vm("a")).unwrap();
+    let made = create(&registry, vm("a")).unwrap();
     assert_eq!((made.started_at, made.stopped_at), (None, None));
     // A start that fails is no run.
     registry.starting(&start("a")).unwrap();
@@ -138,7 +144,7 @@ fn limits_are_named() {
     let create = |id: &str, memory: u64, cpus: u32| {
         let mut vm = vm(id);
         (vm.config.memory, vm.config.cpus) = (memory, cpus);
-        registry.create(vm).map(drop)
+        create(&registry, vm).map(drop)
     };
     let limit = |result: Result<()>, name: &str| match result {
         Err(DWCPError::ResourceLimit(text)) => assert!(text.starts_with(name), "{text}"),
@@ -167,7 +173,7 @@ fn limits_are_named() {
 fn a_first_look_and_what_follows_have_no_gap_and_no_repeat() {
     const CHANGES: usize = 2000;
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     let over = AtomicBool::new(false);
     let number = |vm: &VM| vm.labels.get("n").map_or(0, |n| n.parse::<u64>().unwrap());
     std::thread::scope(|scope| {
@@ -178,7 +184,8 @@ fn a_first_look_and_what_follows_have_no_gap_and_no_repeat() {
                     let look = registry.look(Some("a"), &Filters::new()).unwrap();
                     let mut expected = number(&look.vms[0]);
                     // A few of what follows, as far as it is there already.
-                    if let Read::Events(events) = registry.book().log.read(look.next, 50) {
+                    if let Read::Events(events) = registry.book().log.read(look.next, u64::MAX, 50)
+                    {
                         for event in events {
                             expected += 1;
                             assert_eq!(number(&event.vm), expected);
@@ -203,7 +210,7 @@ fn a_first_look_and_what_follows_have_no_gap_and_no_repeat() {
 #[test]
 fn a_migration_holds_a_vm_and_gives_it_back() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     run(&registry, "a");
     let departure = registry.begin_migration("a", "node-02").unwrap();
     assert_eq!(departure.before.state, VMState::Running);
@@ -253,7 +260,7 @@ fn a_migration_holds_a_vm_and_gives_it_back() {
 #[test]
 fn a_vm_that_moved_away_is_remembered() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     run(&registry, "a");
     let (entry, _) = registry.find("a").unwrap();
     registry.begin_migration("a", "node-02").unwrap();
@@ -340,7 +347,7 @@ fn an_arriving_vm_refuses_everything_until_it_is_here() {
 #[test]
 fn an_arriving_vm_has_its_share_of_the_limits() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     run(&registry, "a");
     let arrive = |id: &str, memory| {
         let mut vm = vm(id);
@@ -352,7 +359,7 @@ fn an_arriving_vm_has_its_share_of_the_limits() {
         assert!(matches!(refused, Err(DWCPError::ResourceLimit(_))));
     }
     arrive("b", 32 << 20).unwrap();
-    registry.create(vm("c")).unwrap();
+    create(&registry, vm("c")).unwrap();
     let full = registry.starting(&start("c"));
     assert!(matches!(full, Err(DWCPError::ResourceLimit(_))));
     registry.discard_arriving("b", "the peer is gone").unwrap();
@@ -366,7 +373,7 @@ fn an_arriving_vm_has_its_share_of_the_limits() {
 #[test]
 fn what_is_known_of_a_vm_that_moved_outlives_one_that_does_not_come_back() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     registry.begin_migration("a", "node-02").unwrap();
     registry.moved_away("a", "node-02").unwrap();
     registry.insert_arriving(vm("a"), "node-02").unwrap();
@@ -389,10 +396,10 @@ fn memories_of_moved_vms_are_bounded() {
 #[test]
 fn a_node_that_is_over_takes_nothing() {
     let registry = registry();
-    registry.create(vm("a")).unwrap();
+    create(&registry, vm("a")).unwrap();
     registry.drain();
     for refused in [
-        registry.create(vm("b")).map(drop),
+        create(&registry, vm("b")).map(drop),
         registry.starting(&start("a")).map(drop),
     ] {
         match refused {

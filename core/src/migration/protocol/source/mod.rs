@@ -202,13 +202,6 @@ impl Source {
     ///
     /// The link is down until [`SourceInput::LinkUp`], and the VM's memory is gone with the
     /// process that held it.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for a store that outlives the process, which is not built yet"
-        )
-    )]
     pub(crate) fn recovered(session: String, epoch: u64, record: Option<Record>) -> Self {
         Self::with(session, epoch, State::recovered(record), false)
     }

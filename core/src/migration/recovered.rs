@@ -1,0 +1,332 @@
+//! The source's part of a hand-over that its record outlived: the node was started again, and the
+//! VM's memory went with the process before.
+//!
+//! A granted VM may run on the destination, which is the only one to know. Whichever side reaches
+//! the other first, the same state machine that drove the hand-over settles it: here, over one
+//! connection, which may be closed at any time and opened again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::link::{self, Dial, Envelope};
+use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome};
+use super::source::SourceHost;
+use crate::error::{DWCPError, Result};
+use crate::transport::Blocking;
+use crate::wire::frame::FrameType;
+
+/// A hand-over as the store has it.
+pub(crate) struct Recovered<'a> {
+    /// The migration's id.
+    pub(crate) session: &'a str,
+    pub(crate) record: Option<Record>,
+    /// This node.
+    pub(crate) node_uuid: &'a str,
+    pub(crate) host: &'a dyn SourceHost,
+}
+
+impl Recovered<'_> {
+    /// Asks the destination; how it ended, if that is known now. Blocks, for each answer as long as
+    /// `patience`.
+    ///
+    /// # Errors
+    ///
+    /// `connection` when it cannot be reached, or does not answer.
+    pub(crate) fn ask(self, peer: &Dial, patience: Duration) -> Result<Option<SourceOutcome>> {
+        let stream = link::connect(peer)?;
+        self.carry_on(stream, None, patience)
+    }
+
+    /// Answers the destination, which opened a connection and said `first`. Blocks, as
+    /// [`ask`](Self::ask).
+    ///
+    /// # Errors
+    ///
+    /// `connection` when it does not go on.
+    pub(crate) fn answer(
+        self,
+        stream: Blocking,
+        first: Envelope,
+        patience: Duration,
+    ) -> Result<Option<SourceOutcome>> {
+        self.carry_on(stream, Some(first), patience)
+    }
+
+    fn carry_on(
+        self,
+        mut stream: Blocking,
+        first: Option<Envelope>,
+        patience: Duration,
+    ) -> Result<Option<SourceOutcome>> {
+        stream.set_read_timeout(Some(patience))?;
+        let epoch = match &self.record {
+            Some(
+                Record::Granted { epoch, .. }
+                | Record::Released { epoch, .. }
+                | Record::Aborted { epoch },
+            ) => *epoch,
+            // It was taken back under the next one.
+            Some(Record::Mine { epoch }) => epoch.saturating_sub(1),
+            None => first.as_ref().map_or(0, |first| first.message.epoch),
+        };
+        // Once settled, the peer only wants to hear so.
+        let settled = !matches!(self.record, Some(Record::Granted { .. }));
+        let mut state = Source::recovered(self.session.to_owned(), epoch, self.record.clone());
+        let mut inputs = VecDeque::from([SourceInput::LinkUp]);
+        inputs.extend(first.map(received));
+        let (mut outcome, mut broken) = (None, None);
+        loop {
+            while let Some(input) = inputs.pop_front() {
+                for effect in state.handle(input) {
+                    let carried = self.carry_out(effect, &mut stream, &mut inputs, &mut outcome);
+                    // What was concluded holds, whether the peer heard of it or not.
+                    broken = broken.or(carried.err());
+                }
+            }
+            if outcome.is_some() {
+                return Ok(outcome);
+            }
+            if let Some(error) = broken {
+                return Err(error);
+            }
+            if settled {
+                return Ok(None);
+            }
+            match link::read_frame(&mut stream)? {
+                Some(frame) if frame.frame_type == FrameType::Migration => {
+                    inputs.push_back(received(serde_json::from_slice(&frame.payload)?));
+                }
+                Some(frame) => {
+                    return Err(DWCPError::Migration(format!(
+                        "the peer refused to talk about it: {}",
+                        String::from_utf8_lossy(&frame.payload)
+                    )));
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn carry_out(
+        &self,
+        effect: SourceEffect,
+        stream: &mut Blocking,
+        inputs: &mut VecDeque<SourceInput>,
+        outcome: &mut Option<SourceOutcome>,
+    ) -> Result<()> {
+        match effect {
+            SourceEffect::Send(message) => {
+                let envelope = Envelope {
+                    from: self.node_uuid.to_owned(),
+                    stamp: None,
+                    timing: None,
+                    message,
+                };
+                let payload = serde_json::to_vec(&envelope)?;
+                link::write_frame(stream, FrameType::Migration, payload)?;
+            }
+            SourceEffect::Persist(record) => {
+                inputs.push_back(match self.host.persist(&record) {
+                    Ok(()) => SourceInput::Persisted,
+                    Err(error) => {
+                        tracing::error!(%error, ?record, "a record of a hand-over was not written");
+                        SourceInput::PersistFailed
+                    }
+                });
+            }
+            SourceEffect::Release => self.host.release(),
+            SourceEffect::Resume => inputs.push_back(SourceInput::Failed(
+                "it was given back to this node, which was started again meanwhile: its memory is \
+                 lost"
+                    .into(),
+            )),
+            SourceEffect::Finish(SourceOutcome::Unresolved) => {}
+            SourceEffect::Finish(end) => {
+                self.host.finished(&end);
+                *outcome = Some(end);
+            }
+            // There is no machine, no channel and no clock; a peer that is not answered asks again.
+            SourceEffect::AskLater
+            | SourceEffect::Ignored(_)
+            | SourceEffect::CancelRefused
+            | SourceEffect::Unlock
+            | SourceEffect::StopCopy
+            | SourceEffect::Attach { .. }
+            | SourceEffect::Copy
+            | SourceEffect::Pause
+            | SourceEffect::SendState => {}
+        }
+        Ok(())
+    }
+}
+
+fn received(envelope: Envelope) -> SourceInput {
+    SourceInput::Received {
+        from: envelope.from,
+        message: envelope.message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+
+    use super::super::protocol::message::{Body, Message};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Writes down what it is told.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Told {
+        fn say(&self, what: String) {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+
+    impl SourceHost for Told {
+        fn persist(&self, record: &Record) -> Result<()> {
+            self.say(format!("{record:?}"));
+            Ok(())
+        }
+
+        fn release(&self) {
+            self.say("release".into());
+        }
+
+        fn finished(&self, outcome: &SourceOutcome) {
+            self.say(format!("{outcome:?}"));
+        }
+    }
+
+    fn granted() -> Option<Record> {
+        Some(Record::Granted {
+            epoch: 3,
+            destination_uuid: "there".into(),
+        })
+    }
+
+    fn says(from: &str, body: Body) -> Envelope {
+        Envelope {
+            from: from.into(),
+            stamp: None,
+            timing: None,
+            message: Message {
+                session: "m".into(),
+                epoch: 3,
+                body,
+            },
+        }
+    }
+
+    /// A destination that answers each message with the next of these, and what it heard.
+    fn peer(answers: Vec<Envelope>) -> (Dial, std::thread::JoinHandle<Vec<Body>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Dial::from(listener.local_addr().unwrap());
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut heard, mut answers) = (Vec::new(), answers.into_iter());
+            while let Ok(Some(frame)) = link::read_frame(&mut stream) {
+                let envelope: Envelope = serde_json::from_slice(&frame.payload).unwrap();
+                heard.push(envelope.message.body);
+                let Some(answer) = answers.next() else {
+                    continue;
+                };
+                let payload = serde_json::to_vec(&answer).unwrap();
+                link::write_frame(&mut stream, FrameType::Migration, payload).unwrap();
+            }
+            heard
+        });
+        (address, thread)
+    }
+
+    fn ask(answers: Vec<Envelope>) -> (Result<Option<SourceOutcome>>, Vec<Body>, Vec<String>) {
+        let (address, thread) = peer(answers);
+        let host = Told::default();
+        let recovered = Recovered {
+            session: "m",
+            record: granted(),
+            node_uuid: "here",
+            host: &host,
+        };
+        let outcome = recovered.ask(&address, PATIENCE);
+        (
+            outcome,
+            thread.join().unwrap(),
+            host.0.into_inner().unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_vm_that_was_taken_has_moved() {
+        // A stranger's word does not count.
+        let answers = vec![says("else", Body::Taken), says("there", Body::Pending)];
+        let (address, thread) = peer(answers);
+        let host = Told::default();
+        let recovered = || Recovered {
+            session: "m",
+            record: granted(),
+            node_uuid: "here",
+            host: &host,
+        };
+        let silent = recovered().ask(&address, Duration::from_millis(100));
+        assert!(silent.is_err(), "{silent:?}");
+        assert_eq!(thread.join().unwrap(), [Body::Resolve]);
+        assert!(host.0.lock().unwrap().is_empty());
+
+        let answers = vec![says("there", Body::Pending), says("there", Body::Running)];
+        let (outcome, heard, told) = ask(answers);
+        assert!(matches!(outcome, Ok(Some(SourceOutcome::Moved { .. }))));
+        assert_eq!(heard, [Body::Resolve, Body::Commit, Body::Done]);
+        assert!(
+            told[0].starts_with("Released") && told[1] == "release",
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn a_vm_that_was_refused_is_lost() {
+        let reason = "no room".to_owned();
+        let (outcome, heard, told) = ask(vec![says("there", Body::Refused { reason })]);
+        assert!(matches!(outcome, Ok(Some(SourceOutcome::Lost { .. }))));
+        assert_eq!(heard[0], Body::Resolve);
+        assert!(told[0].starts_with("Mine { epoch: 4 }"), "{told:?}");
+        assert!(!told.contains(&"release".to_owned()));
+    }
+
+    #[test]
+    fn a_peer_that_comes_is_answered() {
+        for (record, first, expected) in [
+            (granted(), Body::Resolve, Body::Commit),
+            (None, Body::Resolve, Body::Aborted),
+            (
+                Some(Record::Mine { epoch: 4 }),
+                Body::Resolve,
+                Body::Aborted,
+            ),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (far, _) = listener.accept().unwrap();
+            let host = Told::default();
+            let recovered = Recovered {
+                session: "m",
+                record,
+                node_uuid: "here",
+                host: &host,
+            };
+            let first = says("there", first);
+            let outcome = recovered.answer(far.into(), first, Duration::from_millis(20));
+            assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
+            let mut last = None;
+            while let Ok(Some(frame)) = link::read_frame(&mut near) {
+                let envelope: Envelope = serde_json::from_slice(&frame.payload).unwrap();
+                last = Some(envelope.message.body);
+            }
+            assert_eq!(last, Some(expected));
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Nodes as processes of their own: VMs move between them, and they are ended in every way.
+
+#![cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use dwcp::{
+    Backend, Client, ClientConfig, DWCPError, MigrationOptions, MigrationState, MigrationStatus,
+    VM, VMClient, VMConfig, VMEventType, VMState,
+};
+use futures::StreamExt;
+use support::node_process::{NodeProcess, backends};
+use support::{config, skipped, wait, wait_for, with};
+use tempfile::TempDir;
+
+/// Keys of the nodes: for clients, and for each other.
+const OPERATOR: &str = "the-key-of-an-operator";
+const PEER: &str = "the-key-of-a-peer";
+
+/// A node that keeps its address and its data when it is started again.
+struct Place {
+    name: &'static str,
+    backend: Backend,
+    address: SocketAddr,
+    /// What follows `--peer`.
+    peers: Vec<String>,
+}
+
+impl Place {
+    fn new(name: &'static str, backend: Backend) -> Place {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        // An address of loopback that nobody else uses, so that nobody else is given the port before
+        // the node has it, or while the node is away.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(127, high, low, COUNT.fetch_add(1, Ordering::Relaxed));
+        let free = TcpListener::bind((ip, 0)).unwrap();
+        Place {
+            name,
+            backend,
+            address: free.local_addr().unwrap(),
+            peers: Vec::new(),
+        }
+    }
+
+    /// Makes a node known, under any name and with any key.
+    fn introduce(&mut self, name: &str, node: &Place, key: &str) {
+        self.peers.push(format!("{name}={},{key}", node.address));
+    }
+
+    /// Starts the process.
+    fn start(&self, dir: &Path) -> NodeProcess {
+        let path = |name: &str| dir.join(name).into_os_string().into_string().unwrap();
+        let mut arguments: Vec<String> = [
+            ("--name", self.name.to_owned()),
+            ("--listen", self.address.to_string()),
+            ("--data-dir", path(self.name)),
+            ("--tls-dir", path("tls")),
+            ("--api-key", format!("{OPERATOR}:operator")),
+            ("--api-key", format!("{PEER}:node")),
+        ]
+        .into_iter()
+        .flat_map(|(option, value)| [option.to_owned(), value])
+        .collect();
+        for peer in &self.peers {
+            arguments.extend(["--peer".to_owned(), peer.clone()]);
+        }
+        NodeProcess::start(self.backend, &arguments)
+    }
+
+    /// A client of it, over TLS.
+    async fn client(&self, dir: &Path) -> Client {
+        let config = ClientConfig::new(self.address.ip().to_string())
+            .with_port(self.address.port())
+            .with_ca_file(dir.join("tls/ca.pem"))
+            .with_api_key(OPERATOR)
+            .with_retry_backoff(Duration::from_millis(10));
+        Client::new(config).await.unwrap()
+    }
+}
+
+/// Where there is no KVM, that is said.
+async fn all_backends(test: &str) -> Vec<Backend> {
+    backends(|reason| skipped(&format!("{test} on KVM"), &reason)).await
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A guest that writes to its memory all the time.
+fn busy(name: &str) -> VMConfig {
+    let busy = [
+        ("fill", "8388608"),
+        ("working-set", "2097152"),
+        ("dirty-pages-per-second", "10000"),
+    ];
+    with(config(name), &busy)
+}
+
+async fn started(vms: &VMClient, config: VMConfig) -> VM {
+    let vm = vms.create(config).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    whole(vms, &vm.id).await;
+    vm
+}
+
+/// The guest checks its own memory.
+async fn whole(vms: &VMClient, id: &str) {
+    let report = vms.verify(id).await.unwrap();
+    assert!(report.verified && report.faults == 0, "{report:?}");
+    assert!(report.pages_filled > 0);
+}
+
+/// The defaults promise encryption and checksums. Time for a host that does other things too.
+fn options() -> MigrationOptions {
+    let options = MigrationOptions {
+        max_downtime: 10_000,
+        ..MigrationOptions::default()
+    };
+    assert!(options.encrypt_transport && options.verify_checksum);
+    options
+}
+
+/// Moves a VM and waits for the end.
+async fn moved(vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
+    let migration = vms.migrate(id, to, options()).await.unwrap();
+    let mut progress = vms.migration_progress(&migration.id).await.unwrap();
+    let mut last = migration;
+    while let Some(status) = progress.next().await {
+        assert!(!last.state.is_terminal(), "{last:?} and then {status:?}");
+        assert_eq!(
+            (&status.id, status.vm_id.as_str()),
+            (&last.id, id),
+            "of another migration"
+        );
+        last = status;
+    }
+    assert_eq!(progress.error(), None);
+    assert_eq!(vms.get_migration_status(&last.id).await.unwrap(), last);
+    last
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_goes_there_and_back_twice_over_tls() {
+    for backend in all_backends("a_vm_goes_there_and_back_twice").await {
+        let dir = directory();
+        let mut here = Place::new("node-01", backend);
+        let mut there = Place::new("node-02", backend);
+        here.introduce("node-02", &there, PEER);
+        there.introduce("node-01", &here, PEER);
+        // One after the other: the first makes the authority of both.
+        let _processes = [here.start(dir.path()), there.start(dir.path())];
+        let clients = [
+            here.client(dir.path()).await.vm(),
+            there.client(dir.path()).await.vm(),
+        ];
+        let vm = started(&clients[0], busy("traveller")).await;
+        let mut events = clients[0].watch(&vm.id).await.unwrap();
+        for hop in 0..4 {
+            let (from, to) = (&clients[hop % 2], &clients[(hop + 1) % 2]);
+            let target = [there.name, here.name][hop % 2];
+            let status = moved(from, &vm.id, target).await;
+            assert_eq!(status.state, MigrationState::Completed, "{hop}: {status:?}");
+            assert_eq!((status.progress, status.error), (100.0, None));
+            assert_eq!(status.target_node, target);
+            assert!(status.bytes_sent >= 8 << 20, "{hop}");
+            assert!(status.downtime_us > 0, "{hop}");
+            let now = to.get(&vm.id).await.unwrap();
+            assert_eq!((now.state, now.node.as_str()), (VMState::Running, target));
+            whole(to, &vm.id).await;
+            // The node that it left says where it is, and its watchers go on there.
+            let now = from.get(&vm.id).await.unwrap();
+            assert_eq!((now.state, now.node.as_str()), (VMState::Running, target));
+            wait(&mut events, |event| {
+                (event.vm.node.as_str(), event.vm.state) == (target, VMState::Running)
+            })
+            .await;
+        }
+        // It can be ended where it is.
+        clients[0].stop(&vm.id, false).await.unwrap();
+        clients[0].destroy(&vm.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_let_in_keeps_its_vm() {
+    for backend in all_backends("a_node_that_is_not_let_in").await {
+        let dir = directory();
+        let mut here = Place::new("node-01", backend);
+        let there = Place::new("node-02", backend);
+        here.introduce("wrong-key", &there, "the-key-of-nobody");
+        here.introduce("wrong-role", &there, OPERATOR);
+        here.introduce("node-02", &there, PEER);
+        let _processes = [here.start(dir.path()), there.start(dir.path())];
+        let vms = here.client(dir.path()).await.vm();
+        let vms_there = there.client(dir.path()).await.vm();
+        let vm = started(&vms, busy("stays")).await;
+        for (target, word) in [
+            ("wrong-key", "authentication"),
+            ("wrong-role", "permission"),
+        ] {
+            let status = moved(&vms, &vm.id, target).await;
+            assert_eq!(status.state, MigrationState::Failed, "{status:?}");
+            let error = status.error.unwrap();
+            assert!(error.contains(word), "{target}: {error}");
+            assert_eq!((status.bytes_sent, status.downtime_us), (0, 0));
+            let now = vms.get(&vm.id).await.unwrap();
+            assert_eq!(
+                (now.state, now.node.as_str()),
+                (VMState::Running, "node-01")
+            );
+            whole(&vms, &vm.id).await;
+            assert!(vms_there.list(()).await.unwrap().is_empty());
+        }
+        // With the right one it goes.
+        let status = moved(&vms, &vm.id, "node-02").await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        whole(&vms_there, &vm.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_stops_guests_and_a_watch_goes_on_after_it() {
+    for backend in all_backends("sigterm_stops_guests").await {
+        let dir = directory();
+        let place = Place::new("node-01", backend);
+        let process = place.start(dir.path());
+        let client = place.client(dir.path()).await;
+        let vms = client.vm();
+        let never = started(&vms, config("never")).await;
+        let always = with_restart(config("always"), "always");
+        let always = started(&vms, always).await;
+        let mut events = vms.watch(&always.id).await.unwrap();
+        wait(&mut events, |event| event.vm.state == VMState::Running).await;
+
+        assert!(process.terminate(), "it did not end well");
+        let process = place.start(dir.path());
+        // The same stream, of the same client.
+        wait(&mut events, |e| e.event_type == VMEventType::Stopped).await;
+        wait(&mut events, |e| e.event_type == VMEventType::Started).await;
+        assert_eq!(vms.get(&always.id).await.unwrap().state, VMState::Running);
+        whole(&vms, &always.id).await;
+        assert_eq!(vms.get(&never.id).await.unwrap().state, VMState::Stopped);
+        vms.start(&never.id).await.unwrap();
+        whole(&vms, &never.id).await;
+        assert!(process.terminate());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_kill_9_a_vm_is_failed_or_started_again() {
+    for backend in all_backends("after_kill_9").await {
+        let dir = directory();
+        let place = Place::new("node-01", backend);
+        let process = place.start(dir.path());
+        let client = place.client(dir.path()).await;
+        let vms = client.vm();
+        let ran = started(&vms, config("ran")).await;
+        let rested = vms.create(config("rested")).await.unwrap();
+        let always = started(&vms, with_restart(config("always"), "always")).await;
+        let on_failure = with_restart(config("on-failure"), "on-failure");
+        let on_failure = started(&vms, on_failure).await;
+
+        // Kill -9.
+        drop(process);
+        let process = place.start(dir.path());
+        let failed = vms.get(&ran.id).await.unwrap();
+        assert_eq!(failed.state, VMState::Failed);
+        let reason = failed.reason.unwrap();
+        assert!(
+            reason.contains("the node ended while it ran") && reason.contains("memory is lost"),
+            "{reason}"
+        );
+        assert_eq!(vms.get(&rested.id).await.unwrap().state, VMState::Stopped);
+        for vm in [&always, &on_failure] {
+            wait_for(&vms, &vm.id, VMState::Running).await;
+            whole(&vms, &vm.id).await;
+            let now = vms.get(&vm.id).await.unwrap();
+            assert_eq!((now.state, now.reason), (VMState::Running, None));
+        }
+        // What failed is nobody's: it can be started or removed.
+        let refused = vms.pause(&ran.id).await;
+        assert!(
+            matches!(refused, Err(DWCPError::InvalidOperation(_))),
+            "{refused:?}"
+        );
+        vms.start(&ran.id).await.unwrap();
+        whole(&vms, &ran.id).await;
+        vms.stop(&ran.id, true).await.unwrap();
+        vms.destroy(&ran.id).await.unwrap();
+        assert!(process.terminate());
+    }
+}
+
+fn with_restart(mut config: VMConfig, policy: &str) -> VMConfig {
+    config.labels.insert("dwcp.restart".into(), policy.into());
+    config
+}
