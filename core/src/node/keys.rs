@@ -338,7 +338,7 @@ mod tests {
     async fn the_last_key_stays_and_keys_outlive_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let start = || {
-            let node = crate::Node::builder("node-01").backend(crate::Backend::Sim);
+            let node = crate::node::Node::builder("node-01").backend(crate::node::Backend::Sim);
             node.data_dir(dir.path()).start()
         };
         let node = start().await.unwrap();
