@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::memory::{DirtyLog, GuestRam};
@@ -68,6 +69,11 @@ pub(crate) trait Vcpu: Send {
     /// Runs guest code until something has to be done outside. Returns [`Exit::Interrupted`] at the
     /// latest soon after a [`Kick`].
     fn run(&mut self) -> Result<Exit>;
+    /// Limits the time of each [`run`](Self::run) from now on, after which it returns
+    /// [`Exit::Interrupted`]. For the vCPU's own thread. False: it cannot.
+    fn limit_run(&mut self, _limit: Option<Duration>) -> bool {
+        false
+    }
     /// Completes the access that the last exit reported, without running guest code. Returns an exit
     /// if that takes another step from outside, `None` when the vCPU may be saved.
     fn finish(&mut self) -> Result<Option<Exit>>;

@@ -169,19 +169,25 @@ impl Machine {
         self.control.wait_running()
     }
 
-    /// Begins to measure how long vCPUs wait for a processor.
+    /// Begins to measure how long vCPUs stand still although the guest has something to do.
     pub(crate) fn measure_stalls(&self) {
         for vcpu in &self.vcpus {
             vcpu.stalls().start();
         }
     }
 
-    /// Ends measuring. What all vCPUs waited since it began, and the longest wait of one, which
+    /// Ends the measure of [`measure_stalls`](Self::measure_stalls).
+    pub(crate) fn stop_measuring(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.stalls().stop();
+        }
+    }
+
+    /// How long all vCPUs stood still since the measure began, and the longest time of one, which
     /// is as long as a guest noticed nothing of the world.
     pub(crate) fn stalls(&self) -> (Duration, Duration) {
         let (mut total, mut longest) = (Duration::ZERO, Duration::ZERO);
         for vcpu in &self.vcpus {
-            vcpu.stalls().stop();
             let (all, one) = vcpu.stalls().read();
             total += all;
             longest = longest.max(one);

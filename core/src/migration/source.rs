@@ -143,7 +143,7 @@ struct Marks {
     running: Option<Instant>,
     grant_us: u64,
     timing: Timing,
-    /// What the vCPUs waited for a processor while pages were copied: all together, and the longest.
+    /// What the vCPUs stood still before the pause: all together, and the longest.
     stalls: (Duration, Duration),
 }
 
@@ -194,6 +194,7 @@ impl Driver {
 
     fn live(mut self, inbox: &mpsc::Receiver<Event>) {
         work_as(machine::Work::Control);
+        self.leaving.machine.measure_stalls();
         match self.connect() {
             Ok(()) => {
                 let why = format!("the target did not answer within {PREPARE_TIMEOUT:?}");
@@ -215,6 +216,7 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.leaving.machine.stop_measuring();
         self.stop_copying();
     }
 
@@ -334,7 +336,6 @@ impl Driver {
                 }
                 SourceEffect::Attach { token, channels } => self.attach(token, channels),
                 SourceEffect::Copy => {
-                    self.leaving.machine.measure_stalls();
                     self.leaving
                         .progress
                         .update(|s| s.state = MigrationState::Running);

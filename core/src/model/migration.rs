@@ -275,8 +275,8 @@ pub struct MigrationStatus {
     pub downtime_us: u64,
     /// What the switch went into.
     pub breakdown: DowntimeBreakdown,
-    /// What all vCPUs waited for a processor while pages were copied, in microseconds. 0 where the
-    /// kernel keeps no such figure.
+    /// How long all vCPUs together stood still before the switch although the guest had something to
+    /// do, in microseconds: without a processor, or held up by the kernel or the host.
     pub stall_us: u64,
     /// Bytes by kind.
     pub bytes: MigrationBytes,

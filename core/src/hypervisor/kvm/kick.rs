@@ -16,7 +16,7 @@ use crate::hypervisor::Kick;
 
 /// The signal that ends `KVM_RUN`. Any real-time signal would do; a high one is unlikely to be sent
 /// to the whole process by the host program.
-fn signal() -> libc::c_int {
+pub(super) fn signal() -> libc::c_int {
     libc::SIGRTMAX() - 1
 }
 

@@ -5,6 +5,7 @@
 //! its processor, `ioctl` has the calls that the `kvm-ioctls` crate lacks.
 #![allow(unsafe_code)]
 
+mod alarm;
 mod cpuid;
 mod ioctl;
 mod kick;

@@ -1,6 +1,7 @@
 //! A vCPU as KVM has it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::{
     KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE,
@@ -8,6 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
+use super::alarm::Alarm;
 use super::kick::Kicker;
 use super::state;
 use super::system::{HostLimits, failed};
@@ -26,6 +28,8 @@ pub(super) struct KvmVcpu {
     limits: Arc<HostLimits>,
     /// What a load left for `resume`.
     deferred: state::Deferred,
+    /// Ends each run after a time, where that was asked for.
+    alarm: Option<Alarm>,
     /// The last exit was an access that one more KVM_RUN completes.
     unfinished: bool,
 }
@@ -45,6 +49,7 @@ impl KvmVcpu {
             kicker: Arc::new(kicker),
             limits,
             deferred: state::Deferred::default(),
+            alarm: None,
             unfinished: false,
         })
     }
@@ -135,6 +140,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn detach(&mut self) {
+        self.alarm = None;
         self.kicker.detach();
     }
 
@@ -194,7 +200,15 @@ impl Vcpu for KvmVcpu {
     }
 
     fn run(&mut self) -> Result<Exit> {
+        if let Some(alarm) = &self.alarm {
+            alarm.set();
+        }
         self.step()
+    }
+
+    fn limit_run(&mut self, limit: Option<Duration>) -> bool {
+        self.alarm = limit.and_then(|limit| Alarm::new(limit).ok());
+        self.alarm.is_some()
     }
 
     fn finish(&mut self) -> Result<Option<Exit>> {

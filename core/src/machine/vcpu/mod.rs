@@ -1,7 +1,7 @@
 //! vCPU threads.
 //!
 //! `thread` makes them, `control` starts, parks and ends all vCPUs of a machine, `clock` reads the
-//! CPU time they used, `stall` measures how long they had to wait for it. The loop below runs one vCPU.
+//! CPU time they used, `stall` measures how long they stood still. The loop below runs one vCPU.
 #![allow(unsafe_code)]
 
 mod clock;
@@ -154,19 +154,20 @@ impl Runner {
             if !self.control.wants_run() {
                 break;
             }
+            stalls.entering(&self.stalls, vcpu);
             let exit = vcpu.run()?;
             self.exits.fetch_add(1, Ordering::Relaxed);
             stalls.exited(&self.stalls);
-            self.handle(vcpu, exit)?;
+            self.handle(vcpu, exit, stalls)?;
         }
         // What the last exit began has to end before the vCPU can be saved; that may take more steps.
         while let Some(exit) = vcpu.finish()? {
-            self.handle(vcpu, exit)?;
+            self.handle(vcpu, exit, stalls)?;
         }
         Ok(())
     }
 
-    fn handle(&self, vcpu: &mut dyn Vcpu, exit: Exit) -> Result<()> {
+    fn handle(&self, vcpu: &mut dyn Vcpu, exit: Exit, stalls: &mut StallReader) -> Result<()> {
         let then = match exit {
             Exit::PortOut { port, width } => {
                 self.devices.port_out(self.index, port, width, vcpu.data())
@@ -188,7 +189,9 @@ impl Runner {
             Then::Continue => {}
             Then::Wait(ticks) => {
                 let nanos = u64::from(ticks) * 1_000_000 / u64::from(self.tsc_khz.max(1));
-                self.control.sleep(Duration::from_nanos(nanos));
+                let time = Duration::from_nanos(nanos);
+                stalls.asked(time);
+                self.control.sleep(time);
             }
             Then::End(end) => self.control.end(end),
         }

@@ -1,18 +1,34 @@
-//! How long a vCPU was ready to run and did not, because its processor did something else.
+//! How long a vCPU stood still although its guest had something to do.
 //!
-//! The kernel adds up the time that a thread waits in a run queue. A vCPU's thread looks at that sum
-//! between its exits while somebody wants to know: what was added from one exit to the next is about
-//! what a guest, and whoever waits for its answers, notices as one gap.
+//! What passes between an exit and the next entry is a stall, but for the sleep that the guest asked
+//! for. A run is given a limit of time, by which a vCPU that runs guest code is out again, whatever
+//! that code does: one that takes longer is a stall as well, whether the thread waited for a processor,
+//! the kernel worked on its memory, or the host of this host had other things to do. Other runs
+//! stall as long as their thread was in a run queue.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The waits of one vCPU, while they are measured.
+use crate::hypervisor::Vcpu;
+
+/// Longest run of guest code while stalls are measured: an exit more a millisecond costs the guest
+/// less than a percent.
+const LIMIT: Duration = Duration::from_millis(1);
+
+/// Of a run that takes longer than this in spite of its limit, nobody knows that the guest got any.
+const OVERRUN: Duration = Duration::from_micros(1500);
+
+/// A guest that got less time than this between two stalls has not shown itself: they count as one.
+const NOTICED: Duration = Duration::from_micros(100);
+
+/// The stalls of one vCPU, while they are measured.
 #[derive(Debug, Default)]
 pub(in crate::machine) struct StallMeter {
     on: AtomicBool,
+    since: Mutex<Option<Instant>>,
     total: AtomicU64,
     longest: AtomicU64,
 }
@@ -22,6 +38,8 @@ impl StallMeter {
     pub(in crate::machine) fn start(&self) {
         self.total.store(0, Ordering::Relaxed);
         self.longest.store(0, Ordering::Relaxed);
+        // The vCPU may stand still just now; its thread sees that when it is over.
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.on.store(true, Ordering::Release);
     }
 
@@ -29,83 +47,295 @@ impl StallMeter {
         self.on.store(false, Ordering::Release);
     }
 
-    /// All waits together, and the longest.
+    /// All stalls together, and the longest.
     pub(in crate::machine) fn read(&self) -> (Duration, Duration) {
         let nanos = |figure: &AtomicU64| Duration::from_nanos(figure.load(Ordering::Relaxed));
         (nanos(&self.total), nanos(&self.longest))
     }
+
+    /// One more stall, and what it comes to with those right before it.
+    fn add(&self, stall: Duration, together: Duration) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.total.fetch_add(nanos(stall), Ordering::Relaxed);
+        self.longest.fetch_max(nanos(together), Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Option<Instant> {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// What a vCPU's own thread reads. The file is opened when somebody first wants to know.
+/// What a vCPU's own thread keeps.
 #[derive(Default)]
 pub(super) struct StallReader {
-    file: Option<File>,
-    last: Option<u64>,
+    /// Opened when somebody first wants to know.
+    schedstat: Option<File>,
+    /// The last look, while somebody wants to know.
+    last: Option<Look>,
+    /// The sleep that the guest last asked for: from, to.
+    asked: Option<(Instant, Instant)>,
+    /// Stalls that count as one, and the guest's own time since the first of them.
+    silence: Duration,
+    progress: Duration,
+    /// Whether runs have their limit.
+    limited: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// What the thread has waited in run queues in its life, where the kernel says so.
+    waited: Option<Duration>,
 }
 
 impl StallReader {
-    /// Called by the vCPU's thread after each exit.
-    pub(super) fn exited(&mut self, meter: &StallMeter) {
+    /// The guest asks to sleep for so long, from now.
+    pub(super) fn asked(&mut self, time: Duration) {
+        let now = Instant::now();
+        self.asked = Some((now, now + time));
+    }
+
+    /// Called by the vCPU's thread before it enters the guest.
+    pub(super) fn entering(&mut self, meter: &StallMeter, vcpu: &mut dyn Vcpu) {
+        let asked = self.asked.take();
         if !meter.on.load(Ordering::Acquire) {
-            self.last = None;
+            if self.last.take().is_some() {
+                vcpu.limit_run(None);
+                *self = Self {
+                    schedstat: self.schedstat.take(),
+                    ..Self::default()
+                };
+            }
             return;
         }
-        // A kernel without scheduler statistics measures no waits, and says so with no file.
-        let Some(waited) = self.waited() else { return };
-        self.account(meter, waited);
-    }
-
-    /// The thread has waited so many nanoseconds in its life.
-    fn account(&mut self, meter: &StallMeter, waited: u64) {
-        if let Some(last) = self.last {
-            let stall = waited.saturating_sub(last);
-            meter.total.fetch_add(stall, Ordering::Relaxed);
-            meter.longest.fetch_max(stall, Ordering::Relaxed);
+        if !self.limited {
+            self.limited = vcpu.limit_run(Some(LIMIT));
         }
-        self.last = Some(waited);
+        let now = self.look();
+        self.enters(meter, now, asked);
     }
 
-    /// Nanoseconds that this thread has waited for a processor: the second figure of
-    /// `/proc/thread-self/schedstat` (Linux `Documentation/scheduler/sched-stats.rst`).
-    fn waited(&mut self) -> Option<u64> {
-        if self.file.is_none() {
-            self.file = File::open("/proc/thread-self/schedstat").ok();
+    /// Called by the vCPU's thread after each exit.
+    pub(super) fn exited(&mut self, meter: &StallMeter) {
+        if meter.on.load(Ordering::Acquire) {
+            let now = self.look();
+            self.left(meter, now);
+        }
+    }
+
+    fn enters(&mut self, meter: &StallMeter, now: Look, asked: Option<(Instant, Instant)>) {
+        // Outside the guest when the measure began: the stall goes back to that moment.
+        let last = self.last.map(|last| last.at).or_else(|| meter.since());
+        let stall = last.map_or(Duration::ZERO, |last| {
+            let passed = now.at.saturating_duration_since(last);
+            let slept = asked.map_or(Duration::ZERO, |(from, to)| {
+                to.min(now.at).saturating_duration_since(from.max(last))
+            });
+            passed.saturating_sub(slept)
+        });
+        self.account(meter, now, stall);
+    }
+
+    fn left(&mut self, meter: &StallMeter, now: Look) {
+        // In the guest when the measure began: what it did there is not known.
+        let stall = self.last.map_or(Duration::ZERO, |last| {
+            let queued = match (last.waited, now.waited) {
+                (Some(before), Some(after)) => after.saturating_sub(before),
+                _ => Duration::ZERO,
+            };
+            let passed = now.at.saturating_duration_since(last.at);
+            if self.limited && passed > OVERRUN {
+                passed
+            } else {
+                queued
+            }
+        });
+        self.account(meter, now, stall);
+    }
+
+    /// A stall from the last look to this one.
+    fn account(&mut self, meter: &StallMeter, now: Look, stall: Duration) {
+        let passed = self
+            .last
+            .map_or(stall, |last| now.at.saturating_duration_since(last.at));
+        self.progress += passed.saturating_sub(stall);
+        if self.progress >= NOTICED {
+            (self.silence, self.progress) = (Duration::ZERO, Duration::ZERO);
+        }
+        self.silence += stall;
+        meter.add(stall, self.silence);
+        self.last = Some(now);
+    }
+
+    fn look(&mut self) -> Look {
+        Look {
+            at: Instant::now(),
+            waited: self.waited(),
+        }
+    }
+
+    /// The second figure of `/proc/thread-self/schedstat` (Linux
+    /// `Documentation/scheduler/sched-stats.rst`), in nanoseconds there.
+    fn waited(&mut self) -> Option<Duration> {
+        if self.schedstat.is_none() {
+            self.schedstat = File::open("/proc/thread-self/schedstat").ok();
         }
         let mut text = [0; 64];
-        let length = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
+        let length = self.schedstat.as_ref()?.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(text.get(..length)?).ok()?;
-        text.split_ascii_whitespace().nth(1)?.parse().ok()
+        let nanos = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(Duration::from_nanos(nanos))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::error::Result;
+    use crate::hypervisor::{Entry, Exit, Kick, Section};
+
+    /// A vCPU that only keeps its limit.
+    #[derive(Default)]
+    struct Limited(Option<Duration>);
+
+    impl Vcpu for Limited {
+        fn limit_run(&mut self, limit: Option<Duration>) -> bool {
+            self.0 = limit;
+            true
+        }
+        fn attach(&mut self) -> Result<()> {
+            unreachable!()
+        }
+        fn detach(&mut self) {}
+        fn enter(&mut self, _: &Entry) -> Result<()> {
+            unreachable!()
+        }
+        fn run(&mut self) -> Result<Exit> {
+            unreachable!()
+        }
+        fn finish(&mut self) -> Result<Option<Exit>> {
+            unreachable!()
+        }
+        fn data(&mut self) -> &mut [u8] {
+            unreachable!()
+        }
+        fn kick(&self) -> Arc<dyn Kick> {
+            unreachable!()
+        }
+        fn save(&mut self) -> Result<Vec<Section>> {
+            unreachable!()
+        }
+        fn load(&mut self, _: &[Section]) -> Result<()> {
+            unreachable!()
+        }
+        fn resume(&mut self) -> Result<()> {
+            unreachable!()
+        }
+    }
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    /// A reader in the middle of its work, whose last look was so long before the moment returned,
+    /// with so much time in run queues.
+    fn reader(limited: bool) -> (StallMeter, StallReader, Look) {
+        let meter = StallMeter::default();
+        meter.start();
+        let at = Instant::now();
+        let last = Look {
+            at,
+            waited: Some(MS(100)),
+        };
+        let reader = StallReader {
+            last: Some(last),
+            limited,
+            ..StallReader::default()
+        };
+        (meter, reader, last)
+    }
+
+    fn later(look: Look, time: u64, waited: u64) -> Look {
+        Look {
+            at: look.at + MS(time),
+            waited: look.waited.map(|before| before + MS(waited)),
+        }
+    }
 
     #[test]
-    fn only_what_is_added_while_it_measures_counts() {
+    fn a_run_stalls_in_the_queue_or_when_it_outlives_its_limit() {
+        for (limited, time, waited, stall) in [
+            (true, 1, 0, 0),
+            (true, 5, 0, 5),
+            (true, 5, 5, 5),
+            (true, 1, 1, 1),
+            // A guest that computes, on a hypervisor without limits.
+            (false, 500, 2, 2),
+        ] {
+            let (meter, mut reader, last) = reader(limited);
+            reader.left(&meter, later(last, time, waited));
+            assert_eq!(meter.read(), (MS(stall), MS(stall)), "{time} {waited}");
+        }
+    }
+
+    #[test]
+    fn outside_the_guest_all_but_the_sleep_it_asked_for_is_a_stall() {
+        for (slept, time, stall) in [(None, 3, 3), (Some(2), 3, 1), (Some(9), 3, 0)] {
+            let (meter, mut reader, last) = reader(true);
+            let asked = slept.map(|slept| (last.at, last.at + MS(slept)));
+            reader.enters(&meter, later(last, time, 0), asked);
+            assert_eq!(meter.read().0, MS(stall), "{slept:?}");
+        }
+    }
+
+    #[test]
+    fn stalls_are_one_silence_until_the_guest_got_some_time() {
+        let (meter, mut reader, last) = reader(true);
+        let entry = later(last, 3, 0);
+        reader.enters(&meter, entry, None);
+        let exit = later(entry, 2, 2);
+        reader.left(&meter, exit);
+        assert_eq!(meter.read(), (MS(5), MS(5)));
+        // A millisecond of its own, then another one of waiting.
+        let exit = later(exit, 1, 0);
+        reader.left(&meter, exit);
+        reader.left(&meter, later(exit, 1, 1));
+        assert_eq!(meter.read(), (MS(6), MS(5)));
+    }
+
+    #[test]
+    fn it_measures_while_it_is_asked_to() {
         let (meter, mut reader) = (StallMeter::default(), StallReader::default());
-        let ms = Duration::from_millis;
+        let mut vcpu = Limited::default();
+        let limit = |vcpu: &Limited| vcpu.0;
+        reader.entering(&meter, &mut vcpu);
         reader.exited(&meter);
-        assert_eq!(reader.last, None, "nobody wants to know");
+        assert!(
+            reader.last.is_none() && limit(&vcpu).is_none(),
+            "nobody wants to know"
+        );
+        // It is outside the guest, with a sleep it asked for, when the measure begins.
+        reader.asked(Duration::from_secs(60));
         meter.start();
-        reader.exited(&meter);
-        assert!(reader.last.is_some(), "this kernel keeps the figure");
+        reader.entering(&meter, &mut vcpu);
+        assert_eq!(limit(&vcpu), Some(LIMIT));
         assert_eq!(
             meter.read().0,
             Duration::ZERO,
-            "the first look is the start"
+            "the guest asked for all of it"
         );
-        reader.last = Some(5_000_000);
-        for waited in [12, 12, 14] {
-            reader.account(&meter, waited * 1_000_000);
-        }
-        assert_eq!(meter.read(), (ms(9), ms(7)));
+        assert!(
+            reader.last.is_some_and(|look| look.waited.is_some()),
+            "this kernel says so"
+        );
         meter.stop();
         reader.exited(&meter);
-        assert_eq!(meter.read(), (ms(9), ms(7)), "kept until the next start");
-        assert_eq!(reader.last, None);
+        reader.entering(&meter, &mut vcpu);
+        assert!(reader.last.is_none() && limit(&vcpu).is_none());
+        // In the guest when it begins: a run that was not limited is not judged.
         meter.start();
-        assert_eq!(meter.read(), (ms(0), ms(0)));
+        reader.exited(&meter);
+        assert!(reader.last.is_some());
+        assert_eq!(meter.read(), (Duration::ZERO, Duration::ZERO));
     }
 }
