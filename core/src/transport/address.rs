@@ -3,8 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-#[cfg(test)]
-use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
@@ -74,19 +72,6 @@ impl Address {
             port,
         })
     }
-
-    /// Whether it cannot be reached from another host: a Unix socket, or loopback. A name that is
-    /// not `localhost` counts as reachable, whatever it resolves to.
-    #[cfg(test)]
-    pub(crate) fn is_local(&self) -> bool {
-        match self {
-            Self::Unix(_) => true,
-            Self::Tcp { host, .. } => match host.parse::<IpAddr>() {
-                Ok(ip) => ip.to_canonical().is_loopback(),
-                Err(_) => host.eq_ignore_ascii_case("localhost"),
-            },
-        }
-    }
 }
 
 impl fmt::Display for Address {
@@ -135,13 +120,5 @@ mod tests {
         }
         let url = Address::parse("wss://h/", 9000).unwrap_err();
         assert!(matches!(url, DWCPError::Unsupported(_)), "{url}");
-    }
-
-    #[test]
-    fn what_is_local_cannot_be_reached_from_elsewhere() {
-        let local = |text| Address::parse(text, 1).unwrap().is_local();
-        assert!(local("127.0.0.1") && local("::1") && local("LOCALHOST") && local("unix:/x"));
-        assert!(local("::ffff:127.0.0.1"));
-        assert!(!local("0.0.0.0") && !local("::") && !local("10.1.2.3") && !local("node-01"));
     }
 }

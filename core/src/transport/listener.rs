@@ -159,15 +159,6 @@ impl Pending {
         &self.label
     }
 
-    /// Whether the peer is on this host.
-    #[cfg(test)]
-    pub(crate) fn is_local(&self) -> bool {
-        match &self.stream {
-            Raw::Tcp(tcp) => stream::is_loopback(tcp),
-            Raw::Unix(_) => true,
-        }
-    }
-
     /// Goes through the handshake, where there is TLS.
     ///
     /// # Errors

@@ -67,54 +67,11 @@ impl Stream {
         }
     }
 
-    /// What to call the peer in logs and messages.
-    #[cfg(test)]
-    pub(crate) fn peer_label(&self) -> String {
-        let tcp = match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-            #[cfg(unix)]
-            Self::Unix(_) => return "a unix socket".to_owned(),
-            #[cfg(test)]
-            Self::Memory(_) => return "this process".to_owned(),
-        };
-        label(tcp)
-    }
-
-    /// Whether the peer is on this host.
-    #[cfg(test)]
-    pub(crate) fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => is_loopback(stream),
-            Self::Tls(stream) => is_loopback(stream.get_ref().0),
-            #[cfg(unix)]
-            Self::Unix(_) => true,
-            #[cfg(test)]
-            Self::Memory(_) => true,
-        }
-    }
-
     /// Whether what goes over it is encrypted.
     #[cfg(test)]
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
-}
-
-/// What to call the peer of a TCP connection.
-#[cfg(test)]
-pub(super) fn label(stream: &TcpStream) -> String {
-    match stream.peer_addr() {
-        Ok(address) => address.to_string(),
-        Err(_) => "a peer that has gone".to_owned(),
-    }
-}
-
-#[cfg(test)]
-pub(super) fn is_loopback(stream: &TcpStream) -> bool {
-    stream
-        .peer_addr()
-        .is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 /// No waiting for more bytes before sending, and a question now and then on idle connections.

@@ -26,7 +26,6 @@ macro_rules! frame_types {
         /// What a frame is. The numbers are the protocol's.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        #[allow(dead_code, reason = "a complete table: the server will send them all")]
         pub(crate) enum FrameType { $($(#[$doc])* $variant = $number,)+ }
 
         impl FrameType {

@@ -11,8 +11,7 @@ async fn bytes_go_both_ways_over_every_kind() {
     let (server, client) = ends(None, None).await;
     let (mut server, mut client) = (server.unwrap(), client.unwrap());
     talk(&mut server, &mut client).await;
-    assert!(client.is_local() && !client.is_encrypted());
-    assert!(server.peer_label().starts_with("127.0.0.1:"));
+    assert!(!client.is_encrypted() && !server.is_encrypted());
 
     let (server, client) = ends(Some(tls), Some(&authority.client())).await;
     let (mut server, mut client) = (server.unwrap(), client.unwrap());
@@ -23,7 +22,7 @@ async fn bytes_go_both_ways_over_every_kind() {
 
     let (mut one, mut other) = Stream::pair(1 << 10);
     talk(&mut one, &mut other).await;
-    assert!(one.is_local() && one.peer_certificate_name().is_none());
+    assert!(one.peer_certificate_name().is_none());
 }
 
 #[tokio::test]
@@ -179,7 +178,7 @@ async fn a_slow_handshake_keeps_nobody_waiting() {
     let listener = Listener::bind(&any_port(), Some(tls)).await.unwrap();
     let silent = connect(listener.local_address(), None, LONG).await.unwrap();
     let stuck: Pending = listener.accept().await.unwrap();
-    assert!(stuck.is_local() && stuck.peer_label().starts_with("127.0.0.1:"));
+    assert!(stuck.peer_label().starts_with("127.0.0.1:"));
     // The first one's handshake has not begun to end, and the second is served.
     let client = authority.client();
     let accept = async { listener.accept().await.unwrap().handshake(LONG).await };
