@@ -275,7 +275,17 @@ async fn a_vm_that_moves_is_held_and_a_cancel_gives_it_back() {
             b.client().vm().start(&vm.id).await.is_err(),
             "not there yet"
         );
+        // Nobody is in doubt who has it.
+        let nothing = vms.resolve_migration(&first.id, false).await.unwrap_err();
+        assert!(
+            matches!(&nothing, DWCPError::InvalidOperation(why) if why.contains(&first.id)),
+            "{nothing}"
+        );
         let status = vms.cancel_migration(&first.id).await.unwrap();
+        assert_eq!(
+            vms.resolve_migration(&first.id, false).await.unwrap().state,
+            MigrationState::Cancelled
+        );
         assert_eq!(
             (status.state, status.error),
             (MigrationState::Cancelled, None)

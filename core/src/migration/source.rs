@@ -75,6 +75,8 @@ enum Event {
     /// The peer opened a new control connection, with this as its first message.
     Linked(Blocking, Box<Envelope>),
     Cancel(oneshot::Sender<Result<()>>),
+    /// Ask the destination now what became of the VM.
+    Ask(oneshot::Sender<Result<()>>),
     /// The node is over.
     Abandon,
 }
@@ -102,6 +104,19 @@ impl Outgoing {
         self.events
             .send(Event::Cancel(answer))
             .map_err(|_| over())?;
+        answered.await.map_err(|_| over())?
+    }
+
+    /// Asks the destination now what became of the VM; its answer comes as the migration's end.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_operation` while nothing is to be decided; `io`, `timeout` or what the connection
+    /// says when the destination cannot be reached.
+    pub(crate) async fn ask(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let over = || DWCPError::InvalidOperation("the migration is over".into());
+        self.events.send(Event::Ask(answer)).map_err(|_| over())?;
         answered.await.map_err(|_| over())?
     }
 
@@ -258,7 +273,29 @@ impl Driver {
                 self.carry_out(effects);
                 self.settle();
             }
+            Event::Ask(answer) => {
+                // Who asked may have gone.
+                let _ = answer.send(self.ask_now());
+                self.settle();
+            }
         }
+    }
+
+    fn ask_now(&mut self) -> Result<()> {
+        if !self.state.is_in_doubt() {
+            return Err(DWCPError::InvalidOperation(
+                "it is under way, and nothing is to be decided; cancel it to end it".into(),
+            ));
+        }
+        let input = if self.link.is_some() {
+            SourceInput::Ask
+        } else {
+            self.connect()?;
+            SourceInput::LinkUp
+        };
+        let effects = self.state.handle(input);
+        self.carry_out(effects);
+        Ok(())
     }
 
     fn heard(&mut self, envelope: Envelope) {

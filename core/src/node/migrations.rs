@@ -26,6 +26,8 @@ use crate::transport::Blocking;
 use crate::wire::frame::{Frame, FrameType};
 use crate::wire::message::encode_error;
 
+/// Time for what a destination answers to be written down.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -121,19 +123,35 @@ pub(super) async fn resolve(
     if status.state.is_terminal() {
         return Ok(status);
     }
-    if job.is_recovered() && !force {
+    if force {
+        return Err(DWCPError::Unsupported(
+            "resolve_migration: force, which decides by hand, is not built yet; a peer that answers \
+             again resolves a migration by itself"
+                .into(),
+        ));
+    }
+    let asked = if job.is_recovered() {
         let peer = shared.dial(&status.target_node)?;
         let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
         shared
             .blocking(move || departure::ask(&asking, &asked, &peer))
-            .await?;
-        return Ok(job.progress.status());
-    }
-    Err(DWCPError::Unsupported(
-        "resolve_migration: deciding by hand is not built yet; a peer that answers again resolves a \
-         migration by itself"
-            .into(),
-    ))
+            .await
+    } else {
+        job.ask().await
+    };
+    asked.map_err(|error| match error {
+        DWCPError::InvalidOperation(why) => {
+            DWCPError::InvalidOperation(format!("resolve_migration: migration {}: {why}", job.id))
+        }
+        unreachable => DWCPError::Unavailable(format!(
+            "resolve_migration: the node {}, which alone knows who has VM {}, does not answer: \
+             {unreachable}; ask again when it does",
+            status.target_node, job.vm_id
+        )),
+    })?;
+    // The answer is on its way; that the peer has none yet is one as well.
+    let _ = tokio::time::timeout(RESOLVE_PATIENCE, is_over(&job.progress)).await;
+    Ok(job.progress.status())
 }
 
 /// Opens a stream of how a migration goes: checks, and starts a task that sends

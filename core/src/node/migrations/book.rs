@@ -56,6 +56,16 @@ impl Job {
         }
     }
 
+    /// Asks the destination what became of the VM.
+    pub(super) async fn ask(&self) -> Result<()> {
+        match self.outgoing.get() {
+            Some(outgoing) => outgoing.ask().await,
+            None => Err(DWCPError::InvalidOperation(
+                "the migration has not begun".into(),
+            )),
+        }
+    }
+
     /// Hands over a control connection that the peer opened.
     pub(super) fn adopt(&self, stream: Blocking, first: Envelope) {
         if let Some(outgoing) = self.outgoing.get() {
