@@ -7,6 +7,7 @@
     reason = "each test binary uses a part, and a helper of tests fails the test"
 )]
 
+pub mod fault_proxy;
 pub mod node_process;
 pub mod proxy;
 pub mod raw;
