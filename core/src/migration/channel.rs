@@ -31,7 +31,7 @@ const MAX_PAGES_PAYLOAD: u64 = CHUNK_PAGES * PAGE_SIZE;
 /// Payload of a state message: registers and devices of 128 vCPUs are about 3 MiB.
 pub(super) const MAX_STATE: u64 = 32 << 20;
 
-/// The header carries a CRC-32C of descriptors and payload.
+/// The header carries a CRC-32C: of descriptors and payload, where there are any.
 const FLAG_CHECKSUM: u8 = 1;
 
 /// What a message is.
@@ -42,7 +42,8 @@ pub(super) enum Kind {
     Pages = 1,
     /// Pages that became zero; no payload.
     Zeros = 2,
-    /// Everything of this round has been sent; the peer answers with `Ack` once it is placed.
+    /// Everything of this round has been sent; the checksum is that of the headers of all its messages on
+    /// this channel. The peer answers with `Ack` once it is placed.
     RoundEnd = 3,
     /// Everything up to the `RoundEnd` of this number is placed. The only message that goes back.
     Ack = 4,
@@ -70,7 +71,7 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     /// Descriptors that follow.
     pub(super) runs: u32,
-    /// CRC-32C of descriptors and payload, if there is one.
+    /// CRC-32C of descriptors and payload, if there is one; of the round's headers at its end.
     pub(super) checksum: Option<u32>,
     /// Bytes that follow the descriptors.
     pub(super) payload: u64,

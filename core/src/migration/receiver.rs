@@ -32,6 +32,8 @@ pub(super) struct Receiver {
     copy: Vec<u8>,
     /// Round of the last barrier: rounds only go up.
     round: u64,
+    /// CRC-32C of the headers since then.
+    headers: u32,
 }
 
 impl Receiver {
@@ -42,6 +44,7 @@ impl Receiver {
             descriptors: Vec::new(),
             copy: Vec::new(),
             round: 0,
+            headers: 0,
         }
     }
 
@@ -52,8 +55,12 @@ impl Receiver {
                 return Ok(Arrival::Closed);
             };
             match header.kind {
-                Kind::Pages => self.pages(&header)?,
+                Kind::Pages => {
+                    self.count(&header);
+                    self.pages(&header)?;
+                }
                 Kind::Zeros => {
+                    self.count(&header);
                     for run in self.runs(&header)? {
                         self.ram.punch(&run)?;
                     }
@@ -65,7 +72,13 @@ impl Receiver {
                             header.sequence
                         )));
                     }
-                    self.round = header.sequence;
+                    if header.checksum != Some(self.headers) {
+                        return Err(violation(&format!(
+                            "a round {} of which messages were lost, doubled or changed",
+                            header.sequence
+                        )));
+                    }
+                    (self.round, self.headers) = (header.sequence, 0);
                     let ack = Header::bare(Kind::Ack, header.sequence);
                     self.socket.write_all(&ack.encode()).map_err(lost)?;
                 }
@@ -73,6 +86,11 @@ impl Receiver {
                 Kind::Ack => return Err(violation("an acknowledgement in the wrong direction")),
             }
         }
+    }
+
+    /// Takes a header into the sum of this round's.
+    fn count(&mut self, header: &Header) {
+        self.headers = crc32c::crc32c_append(self.headers, &header.encode());
     }
 
     /// The next header; `None` when the peer closed the channel between two messages.
@@ -230,8 +248,31 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_lost_or_doubled_is_missed_at_the_end_of_its_round() {
+        let mut page = page_message(0);
+        page[5] = 0;
+        let headers = crc32c::crc32c(&page[..HEADER]);
+        let end = |checksum| {
+            let end = Header::bare(Kind::RoundEnd, 1);
+            Header { checksum, ..end }.encode().to_vec()
+        };
+        let whole = [page.clone(), end(Some(headers))].concat();
+        assert!(matches!(receive(&whole), Ok(Arrival::Closed)));
+        let twice = [page.clone(), whole].concat();
+        for wrong in [end(Some(headers)), twice, [page, end(None)].concat()] {
+            let error = receive(&wrong).unwrap_err().to_string();
+            assert!(error.contains("lost, doubled"), "{error}");
+        }
+    }
+
+    #[test]
     fn rounds_go_up_and_acknowledgements_do_not_come_this_way() {
-        let end = Header::bare(Kind::RoundEnd, 1).encode();
+        let end = Header {
+            checksum: Some(0),
+            ..Header::bare(Kind::RoundEnd, 1)
+        };
+        let end = end.encode();
+        assert!(matches!(receive(&end), Ok(Arrival::Closed)));
         assert!(receive(&[end, end].concat()).is_err());
         assert!(receive(&Header::bare(Kind::Ack, 1).encode()).is_err());
     }

@@ -104,6 +104,8 @@ pub(super) struct Sender {
     zeros: Vec<PageRange>,
     head: Vec<u8>,
     copy: Vec<u8>,
+    /// CRC-32C of the headers sent in this round, by which the peer knows that it has them all.
+    headers: u32,
 }
 
 impl Sender {
@@ -115,6 +117,7 @@ impl Sender {
             zeros: Vec::new(),
             head: Vec::new(),
             copy: Vec::new(),
+            headers: 0,
         }
     }
 
@@ -123,7 +126,10 @@ impl Sender {
         while let Some(chunk) = round.take() {
             self.send_chunk(round, chunk)?;
         }
-        let end = Header::bare(Kind::RoundEnd, round.number);
+        let end = Header {
+            checksum: Some(std::mem::take(&mut self.headers)),
+            ..Header::bare(Kind::RoundEnd, round.number)
+        };
         self.write(&end.encode())?;
         let mut ack = [0; HEADER];
         self.socket.read_exact(&mut ack).map_err(lost)?;
@@ -226,6 +232,7 @@ impl Sender {
                 ..Header::bare(Kind::Zeros, round.number)
             };
             self.start_message(&header, runs)?;
+            self.count_header();
             let head = std::mem::take(&mut self.head);
             self.write(&head)?;
             self.head = head;
@@ -257,6 +264,7 @@ impl Sender {
             ..Header::bare(Kind::Pages, round.number)
         };
         self.start_message(&header, runs)?;
+        self.count_header();
         self.shared.pacer.take(bytes(runs))?;
         let socket = self.socket.direct().ok_or_else(|| {
             DWCPError::Internal("pages cannot go straight over an encrypted channel".into())
@@ -288,6 +296,7 @@ impl Sender {
             header.checksum = Some(crc32c::crc32c_append(crc, &copy));
             self.head[..HEADER].copy_from_slice(&header.encode());
         }
+        self.count_header();
         self.shared.pacer.take(bytes(runs))?;
         let head = std::mem::take(&mut self.head);
         self.write(&head)?;
@@ -303,6 +312,11 @@ impl Sender {
         self.head.clear();
         self.head.extend_from_slice(&header.encode());
         encode_runs(self.shared.ram.layout(), runs, &mut self.head)
+    }
+
+    /// Takes the header that is about to be sent into the sum of this round's.
+    fn count_header(&mut self) {
+        self.headers = crc32c::crc32c_append(self.headers, &self.head[..HEADER]);
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
