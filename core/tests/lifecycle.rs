@@ -830,6 +830,7 @@ async fn settings_that_are_not_allowed_are_named() {
     for (builder, says) in [
         (sim("a node"), "name:"),
         (sim("n").event_ring(0), "event_ring:"),
+        (sim("n").peer_timeout(Duration::ZERO), "peer_timeout:"),
         (sim("n").default_image("ubuntu"), "default_image:"),
         (sim("n").peer("b b", "x"), "peer:"),
     ] {

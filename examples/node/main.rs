@@ -59,6 +59,9 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     if options.insecure {
         builder = builder.insecure();
     }
+    if let Some(timeout) = options.peer_timeout {
+        builder = builder.peer_timeout(timeout);
+    }
     for (name, address, credential) in options.peers {
         builder = match credential {
             Some(credential) => builder.peer_with_credential(name, address, credential),

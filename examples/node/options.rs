@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dwcp::{Backend, Role};
 
@@ -20,6 +21,7 @@ Prints `READY <address>` once it serves.
   --insecure                      listen beyond this host without TLS
   --peer NAME=ADDRESS[,KEY]       a node to move VMs to, and the key by which it knows this one;
                                   may be repeated
+  --peer-timeout SECONDS          how long a peer may be silent in a migration  [10]
   --backend kvm|sim               what runs the VMs                   [kvm]
   --shutdown-timeout SECONDS      time for guests to stop             [10]
   --help
@@ -37,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) peers: Vec<(String, String, Option<String>)>,
     pub(crate) backend: Backend,
     pub(crate) shutdown_timeout: u64,
+    pub(crate) peer_timeout: Option<Duration>,
 }
 
 impl Options {
@@ -52,6 +55,7 @@ impl Options {
             peers: Vec::new(),
             backend: Backend::Kvm,
             shutdown_timeout: 10,
+            peer_timeout: None,
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
@@ -78,6 +82,14 @@ impl Options {
                     options.shutdown_timeout = text
                         .parse()
                         .map_err(|_| format!("--shutdown-timeout is in seconds, not {text}"))?;
+                }
+                "--peer-timeout" => {
+                    let text = value()?;
+                    let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
+                    let Some(Ok(timeout)) = seconds else {
+                        return Err(format!("--peer-timeout is in seconds, not {text}"));
+                    };
+                    options.peer_timeout = Some(timeout);
                 }
                 other => return Err(format!("unknown option {other}; --help lists them")),
             }
@@ -124,7 +136,7 @@ mod tests {
     fn every_option_is_understood() {
         let text = "--name n --listen 127.0.0.1:0 --unix /tmp/s --data-dir d --api-key a:b:viewer \
                     --api-key plain --tls-dir t --insecure --peer m=h:1,k --peer o=h:2 --backend sim \
-                    --shutdown-timeout 3";
+                    --shutdown-timeout 3 --peer-timeout 1.5";
         let options = parse(text).unwrap().unwrap();
         assert_eq!(options.listen, ["127.0.0.1:0", "unix:/tmp/s"]);
         assert_eq!(
@@ -134,6 +146,7 @@ mod tests {
         assert_eq!(options.peers[0].2.as_deref(), Some("k"));
         assert_eq!(options.peers[1], ("o".into(), "h:2".into(), None));
         assert_eq!(options.shutdown_timeout, 3);
+        assert_eq!(options.peer_timeout, Some(Duration::from_millis(1500)));
         assert!(parse("--help").unwrap().is_none());
         assert_eq!(parse("").unwrap().unwrap().listen, ["127.0.0.1:9000"]);
     }
@@ -146,6 +159,7 @@ mod tests {
             ("--peer x", "NAME=ADDRESS"),
             ("--backend qemu", "qemu"),
             ("--shutdown-timeout soon", "soon"),
+            ("--peer-timeout -1", "-1"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -4,6 +4,7 @@
 //! bulk channel has a thread that places pages.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeTo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::link::{self, Attach, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
+use super::patience::Patience;
 use super::protocol::destination::{
-    Destination, DestinationEffect, DestinationInput, DestinationOutcome, Verdict,
+    Destination, DestinationEffect, DestinationInput, DestinationOutcome, DiscardReason, Verdict,
 };
-use super::protocol::message::{Body, Prepare};
+use super::protocol::message::{Body, Message, Prepare};
 use super::receiver::{Arrival, Receiver};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::decode;
@@ -27,10 +29,6 @@ use crate::wire::frame::FrameType;
 
 /// The first wait before a source that fell silent is asked; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(50);
-const ASK_MAX: Duration = Duration::from_secs(10);
-/// How long a settled session waits for the source's last word before it leaves the rest to the
-/// verdict in the store.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
@@ -60,6 +58,8 @@ pub(crate) struct Arriving {
     /// This node.
     pub(crate) node_uuid: String,
     pub(crate) host: Arc<dyn DestinationHost>,
+    /// How long the source may be silent.
+    pub(crate) patience: Patience,
     #[cfg(test)]
     pub(crate) faults: super::faults::Faults,
 }
@@ -67,6 +67,9 @@ pub(crate) struct Arriving {
 /// A migration under way, as the node holds it.
 #[derive(Debug)]
 pub(crate) struct Incoming {
+    vm_id: String,
+    epoch: u64,
+    patience: Patience,
     events: mpsc::Sender<Event>,
     gate: Arc<Gate>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -82,6 +85,8 @@ enum Event {
     Linked(Blocking, Box<Envelope>),
     /// The machine's state came.
     State(Vec<u8>),
+    /// The VM is offered anew; told when what there is of this copy is gone, if it can go.
+    Superseded(mpsc::Sender<()>),
 }
 
 /// Admits bulk channels.
@@ -102,9 +107,19 @@ impl Incoming {
     pub(crate) fn start(arriving: Arriving) -> Result<Self> {
         let (events, inbox) = mpsc::channel();
         let gate = Arc::new(Gate::default());
+        let patience = arriving.patience;
+        let epoch = arriving.first.message.epoch;
+        let vm_id = match &arriving.first.message.body {
+            Body::Prepare(prepare) => prepare.vm_id.clone(),
+            // Refused below.
+            _ => String::new(),
+        };
         let driver = Driver::new(arriving, events.clone(), Arc::clone(&gate))?;
         let thread = spawn("dwcp-arrive", move || driver.live(&inbox))?;
         Ok(Self {
+            vm_id,
+            epoch,
+            patience,
             events,
             gate,
             thread: Mutex::new(Some(thread)),
@@ -142,6 +157,7 @@ impl Incoming {
         }
         link::tune(&stream)?;
         answer(&mut stream)?;
+        stream.set_write_timeout(Some(self.patience.work()))?;
         let spare = stream.try_clone()?;
         let mut receiver = Receiver::new(stream, Arc::clone(&open.ram));
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
@@ -149,9 +165,12 @@ impl Incoming {
             work_as(Work::Copy);
             loop {
                 let event = match receiver.receive() {
+                    _ if stopped.load(Ordering::SeqCst) => return,
+                    // Channels stay open until the VM runs somewhere.
+                    Ok(Arrival::Closed) => Event::Input(DestinationInput::ReceiveFailed(
+                        "the source closed a bulk channel".into(),
+                    )),
                     Ok(Arrival::State(state)) => Event::State(state),
-                    Ok(Arrival::Closed) => return,
-                    Err(_) if stopped.load(Ordering::SeqCst) => return,
                     Err(e) => Event::Input(DestinationInput::ReceiveFailed(e.to_string())),
                 };
                 let over = matches!(event, Event::Input(_));
@@ -162,6 +181,21 @@ impl Incoming {
         })?;
         open.receivers.insert(request.channel, (spare, thread));
         Ok(())
+    }
+
+    /// Whether it brings that VM, under one of those epochs.
+    pub(crate) fn brings(&self, vm_id: &str, epochs: RangeTo<u64>) -> bool {
+        self.vm_id == vm_id && epochs.contains(&self.epoch)
+    }
+
+    /// The VM is offered anew, under a higher epoch: so this copy was never granted, or no longer is.
+    /// Waits until it is dropped; one that was taken, or is about to be, stays.
+    pub(crate) fn supersede(&self) {
+        let (done, dropped) = mpsc::channel();
+        // A driver that is gone has nothing left to drop; one that has gone meanwhile answers nobody.
+        if self.events.send(Event::Superseded(done)).is_ok() {
+            let _ = dropped.recv_timeout(self.patience.silence());
+        }
     }
 
     /// Tells the driver that this node is being shut down.
@@ -196,12 +230,14 @@ pub(crate) fn accept_channel(stream: &mut Blocking) -> Result<()> {
 }
 
 /// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
-/// the store: what was not taken is refused, durably, from now on.
+/// the store: what was not taken is refused, durably, from now on. Waits a moment for the source to settle
+/// it too, so that the verdict can be forgotten.
 pub(crate) fn answer_about(
     first: Envelope,
     stream: Blocking,
     node_uuid: &str,
     verdict: Option<&Verdict>,
+    patience: Patience,
     mut persist: impl FnMut(&Verdict) -> Result<()>,
 ) -> Result<()> {
     let (session, epoch) = (first.message.session.clone(), first.message.epoch);
@@ -210,13 +246,25 @@ pub(crate) fn answer_about(
     let mut state = Destination::recovered(session, epoch, own, source, verdict);
     let mut stream = stream;
     let mut inputs = VecDeque::from([DestinationInput::LinkUp, received(first)]);
-    while let Some(input) = inputs.pop_front() {
+    let mut settled = false;
+    loop {
+        let Some(input) = inputs.pop_front() else {
+            if settled {
+                return Ok(());
+            }
+            match link::next_message(&mut stream, patience.moment())? {
+                Some(envelope) => inputs.push_back(received(envelope)),
+                None => return Ok(()),
+            }
+            continue;
+        };
         for effect in state.handle(input) {
             match effect {
-                DestinationEffect::Persist(verdict) => inputs.push_back(match persist(&verdict) {
-                    Ok(()) => DestinationInput::Persisted,
-                    Err(error) => return Err(error),
-                }),
+                DestinationEffect::Persist(verdict) => {
+                    persist(&verdict)?;
+                    settled = verdict == Verdict::Forget;
+                    inputs.push_back(DestinationInput::Persisted);
+                }
                 DestinationEffect::Send(message) => {
                     let envelope = Envelope {
                         from: node_uuid.to_owned(),
@@ -232,7 +280,6 @@ pub(crate) fn answer_about(
             }
         }
     }
-    Ok(())
 }
 
 /// Compares without telling by the time it takes where the difference is.
@@ -272,6 +319,8 @@ struct Driver {
     arriving: Arc<dyn DestinationHost>,
     node_uuid: String,
     source_node: String,
+    source_uuid: String,
+    session: String,
     epoch: u64,
     state: Destination,
     events: mpsc::Sender<Event>,
@@ -279,10 +328,14 @@ struct Driver {
     own: VecDeque<DestinationInput>,
     link: Option<Link>,
     link_number: u64,
+    /// The link before, with its number, and still listened to: where both sides open one at the same
+    /// time, what either says arrives.
+    older: Option<(u64, Link)>,
     machine: Option<Arc<Machine>>,
     offer: Option<Offer>,
     saved: Option<Vec<u8>>,
     timing: Timing,
+    patience: Patience,
     ask: Option<Instant>,
     ask_delay: Duration,
     /// The session is settled; the thread ends then at the latest.
@@ -310,16 +363,20 @@ impl Driver {
             ),
             node_uuid: arriving.node_uuid,
             source_node: prepare.source_node.clone(),
+            source_uuid: first.from.clone(),
+            session: first.message.session.clone(),
             epoch: first.message.epoch,
             events,
             gate,
             own: VecDeque::new(),
             link: None,
             link_number: 0,
+            older: None,
             machine: None,
             offer: None,
             saved: None,
             timing: Timing::default(),
+            patience: arriving.patience,
             ask: None,
             ask_delay: ASK_FIRST,
             settled: None,
@@ -359,12 +416,18 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.feed(input),
-            Event::Heard(number, _) if number != self.link_number => {}
+            Event::Heard(number, heard) if number != self.link_number => {
+                if self.older.as_ref().is_some_and(|(own, _)| *own == number) {
+                    match heard {
+                        Some(envelope) => self.feed(received(*envelope)),
+                        None => self.older = None,
+                    }
+                }
+            }
             Event::Heard(_, None) => {
                 self.link = None;
                 self.feed(DestinationInput::LinkLost);
-                // A source that asks later is answered from the verdict in the store.
-                self.over |= self.settled.is_some();
+                self.end_if_idle();
             }
             Event::Heard(_, Some(envelope)) => self.feed(received(*envelope)),
             Event::Linked(stream, first) => {
@@ -372,6 +435,19 @@ impl Driver {
                     self.feed(DestinationInput::LinkUp);
                     self.feed(received(*first));
                 }
+            }
+            Event::Superseded(done) => {
+                // What its source says by a new offer.
+                self.feed(DestinationInput::Received {
+                    from: self.source_uuid.clone(),
+                    message: Message {
+                        session: self.session.clone(),
+                        epoch: self.epoch,
+                        body: Body::Aborted,
+                    },
+                });
+                // Whoever offers it anew may have given up.
+                let _ = done.send(());
             }
             Event::State(state) => {
                 self.saved = Some(state);
@@ -391,6 +467,12 @@ impl Driver {
                 self.feed(DestinationInput::Ask);
             }
         }
+    }
+
+    /// Ends a settled session that has nobody to talk to and nothing to say. A source that asks later
+    /// is answered from the verdict in the store.
+    fn end_if_idle(&mut self) {
+        self.over |= self.settled.is_some() && self.link.is_none() && self.ask.is_none();
     }
 
     /// Feeds an input, and those that follow from it.
@@ -442,7 +524,7 @@ impl Driver {
                 }
                 DestinationEffect::AskLater => {
                     self.ask = Some(Instant::now() + self.ask_delay);
-                    self.ask_delay = (self.ask_delay * 2).min(ASK_MAX);
+                    self.ask_delay = (self.ask_delay * 2).min(self.patience.silence());
                     continue;
                 }
                 DestinationEffect::Ignored(why) => {
@@ -454,8 +536,19 @@ impl Driver {
                     // The node has it from now on, or nobody.
                     self.machine = None;
                     self.arriving.finished(&outcome);
-                    self.settled = Some(Instant::now() + LINGER);
-                    self.over |= self.link.is_none();
+                    self.settled = Some(Instant::now() + self.patience.silence());
+                    // A verdict is said until the source has it in its store too; where there is none,
+                    // there is nothing to ask for any more.
+                    let verdict = match &outcome {
+                        DestinationOutcome::Discarded { why } => {
+                            matches!(why, DiscardReason::Refused(_))
+                        }
+                        _ => true,
+                    };
+                    if !verdict {
+                        self.ask = None;
+                    }
+                    self.end_if_idle();
                     continue;
                 }
             };
@@ -476,14 +569,15 @@ impl Driver {
     }
 
     fn take_link(&mut self, stream: Blocking) -> bool {
-        self.link_number += 1;
-        let (number, events) = (self.link_number, self.events.clone());
-        let link = Link::start(stream, &self.node_uuid, move |heard| {
+        let (number, events) = (self.link_number + 1, self.events.clone());
+        let link = Link::start(stream, &self.node_uuid, self.patience, move |heard| {
             // The driver may be gone: then nobody wants to hear.
             let _ = events.send(Event::Heard(number, heard.map(Box::new)));
         });
-        self.link = link.ok();
-        self.link.is_some()
+        let Ok(link) = link else { return false };
+        self.older = self.link.replace(link).map(|old| (self.link_number, old));
+        self.link_number = number;
+        true
     }
 
     fn build(&mut self, prepare: &Prepare) -> DestinationInput {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::clock::{PeerClock, Stamp};
+use super::patience::{Attentive, Patience, Speaker};
 use super::protocol::message::Message;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
@@ -21,8 +22,6 @@ use crate::wire::message::decode_error;
 
 /// Longest control message: an offer carries a VM's config with all its annotations.
 pub(crate) const FRAME_MAX: usize = 2 << 20;
-/// Time for a peer to accept a connection, and for the first answer on it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message, and what the drivers tell each other beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +107,8 @@ pub(crate) struct Dial {
     pub(crate) tls: Option<Arc<ClientTls>>,
     /// The key with which this node authenticates, where the peer asks for one.
     pub(crate) credential: Option<String>,
+    /// How long it may be silent.
+    pub(crate) patience: Patience,
 }
 
 /// Credentials do not belong into logs.
@@ -117,6 +118,7 @@ impl fmt::Debug for Dial {
             .field("address", &self.address)
             .field("tls", &self.tls)
             .field("credential", &self.credential.as_ref().map(|_| "…"))
+            .field("patience", &self.patience)
             .finish()
     }
 }
@@ -128,6 +130,7 @@ impl From<SocketAddr> for Dial {
             address: address.into(),
             tls: None,
             credential: None,
+            patience: Patience::default(),
         }
     }
 }
@@ -138,9 +141,11 @@ impl From<SocketAddr> for Dial {
 ///
 /// As [`Blocking::connect`]; `auth` when the peer does not accept the credential.
 pub(crate) fn connect(dial: &Dial) -> Result<Blocking> {
-    let mut stream = Blocking::connect(&dial.address, dial.tls.as_deref(), CONNECT_TIMEOUT)?;
+    let limit = dial.patience.silence();
+    let mut stream = Blocking::connect(&dial.address, dial.tls.as_deref(), limit)?;
     if let Some(credential) = &dial.credential {
-        authenticate(&mut stream, credential).map_err(|e| of_peer(&dial.address, e))?;
+        authenticate(&mut stream, credential, dial.patience)
+            .map_err(|e| of_peer(&dial.address, e))?;
     }
     Ok(stream)
 }
@@ -155,7 +160,7 @@ fn of_peer(address: &Address, error: DWCPError) -> DWCPError {
 }
 
 /// The first exchange of the extended profile: nothing else is sent before its answer.
-fn authenticate(stream: &mut Blocking, credential: &str) -> Result<()> {
+fn authenticate(stream: &mut Blocking, credential: &str, patience: Patience) -> Result<()> {
     let request = serde_json::json!({
         "api_key": credential,
         "version": 3,
@@ -164,7 +169,7 @@ fn authenticate(stream: &mut Blocking, credential: &str) -> Result<()> {
         "encoding": "json",
     });
     write(stream, FrameType::Auth, "1", serde_json::to_vec(&request)?)?;
-    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.set_read_timeout(Some(patience.silence()))?;
     let answer = read_frame(stream)?;
     stream.set_read_timeout(None)?;
     let Some(frame) = answer else {
@@ -224,9 +229,11 @@ pub(super) fn attach(dial: &Dial, session: &str, token: &str, channel: u32) -> R
         FrameType::Migration,
         serde_json::to_vec(&request)?,
     )?;
-    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.set_read_timeout(Some(dial.patience.silence()))?;
     let answer = read_frame(&mut stream)?;
-    stream.set_read_timeout(None)?;
+    // A channel that stands still while its control connection does not has lost something.
+    stream.set_read_timeout(Some(dial.patience.work()))?;
+    stream.set_write_timeout(Some(dial.patience.work()))?;
     match answer {
         Some(frame) if frame.frame_type == FrameType::Ok => Ok(stream),
         Some(frame) => Err(DWCPError::Migration(format!(
@@ -288,10 +295,50 @@ pub(super) fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>> {
     Frame::decode(&body).map(Some)
 }
 
+/// What came over a control connection.
+enum Heard {
+    Message(Box<Envelope>),
+    /// Only that the peer is there.
+    Sign,
+    End,
+}
+
+/// The next message on a connection that no thread listens to, if one comes within `patience`; `None`
+/// when the peer closed it. That the peer is there is answered, and is no message.
+pub(super) fn next_message(stream: &mut Blocking, patience: Duration) -> Result<Option<Envelope>> {
+    let end = Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        let Some(frame) = read_frame(stream)? else {
+            return Ok(None);
+        };
+        match frame.frame_type {
+            FrameType::Migration => return Ok(Some(serde_json::from_slice(&frame.payload)?)),
+            // A peer that only says so is not waited for for ever.
+            FrameType::Ping | FrameType::Pong if left.is_zero() => {
+                return Err(DWCPError::Timeout(format!(
+                    "the peer said nothing about the migration for {patience:?}"
+                )));
+            }
+            FrameType::Ping => write_frame(stream, FrameType::Pong, Vec::new())?,
+            FrameType::Pong => {}
+            _ => {
+                return Err(DWCPError::Migration(format!(
+                    "the peer refused to talk about it: {}",
+                    String::from_utf8_lossy(&frame.payload)
+                )));
+            }
+        }
+    }
+}
+
 /// The sending side of a control connection. Dropping it ends the receiving side as well.
 #[derive(Debug)]
 pub(super) struct Link {
+    /// For ending it under a write that waits.
     stream: Blocking,
+    speaker: Arc<Mutex<Speaker>>,
     uuid: String,
     clock: Arc<Mutex<PeerClock>>,
     refusal: Refusal,
@@ -302,13 +349,19 @@ type Refusal = Arc<Mutex<Option<DWCPError>>>;
 
 impl Link {
     /// Takes over a connection: `arrived` is called, from a thread of its own, with each message, and
-    /// once with `None` when the connection ends.
+    /// once with `None` when the connection ends, or when the peer is silent for too long.
     pub(super) fn start(
-        mut incoming: Blocking,
+        incoming: Blocking,
         uuid: &str,
+        patience: Patience,
         mut arrived: impl FnMut(Option<Envelope>) + Send + 'static,
     ) -> Result<Self> {
         let stream = incoming.try_clone()?;
+        let speaker = Arc::new(Mutex::new(Speaker {
+            stream: incoming.try_clone()?,
+            begun: false,
+        }));
+        let mut incoming = Attentive::new(incoming, Arc::clone(&speaker), patience)?;
         let clock = Arc::new(Mutex::new(PeerClock::new(Instant::now())));
         let listening = Arc::clone(&clock);
         let refusal = Refusal::default();
@@ -318,21 +371,29 @@ impl Link {
             loop {
                 let next = read_frame(&mut incoming).and_then(|frame| {
                     let now = Instant::now();
-                    let Some(frame) = frame else { return Ok(None) };
-                    if frame.frame_type == FrameType::Error {
-                        let error = decode_error(&frame.payload);
-                        *lock(&refused) = Some(error.clone());
-                        return Err(error);
+                    let Some(frame) = frame else {
+                        return Ok(Heard::End);
+                    };
+                    match frame.frame_type {
+                        FrameType::Ping => return incoming.answer().map(|()| Heard::Sign),
+                        FrameType::Pong => return Ok(Heard::Sign),
+                        FrameType::Error => {
+                            let error = decode_error(&frame.payload);
+                            *lock(&refused) = Some(error.clone());
+                            return Err(error);
+                        }
+                        _ => {}
                     }
                     let envelope: Envelope = serde_json::from_slice(&frame.payload)?;
                     if let Some(stamp) = envelope.stamp {
                         lock(&listening).heard(stamp, now);
                     }
-                    Ok(Some(envelope))
+                    Ok(Heard::Message(Box::new(envelope)))
                 });
                 match next {
-                    Ok(Some(envelope)) => arrived(Some(envelope)),
-                    Ok(None) => break,
+                    Ok(Heard::Message(envelope)) => arrived(Some(*envelope)),
+                    Ok(Heard::Sign) => {}
+                    Ok(Heard::End) => break,
                     Err(error) => {
                         tracing::debug!(%error, "a control connection ended");
                         break;
@@ -344,10 +405,16 @@ impl Link {
         })?;
         Ok(Self {
             stream,
+            speaker,
             uuid: uuid.to_owned(),
             clock,
             refusal,
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn speaker(&self) -> &Arc<Mutex<Speaker>> {
+        &self.speaker
     }
 
     /// Why the peer's node refused the connection, if it did.
@@ -373,7 +440,9 @@ impl Link {
             message,
         };
         let payload = serde_json::to_vec(&envelope)?;
-        write_frame(&mut self.stream, FrameType::Migration, payload)
+        let mut speaker = lock(&self.speaker);
+        speaker.begun = true;
+        write_frame(&mut speaker.stream, FrameType::Migration, payload)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `protocol` holds the rules of the hand-over and nothing else: no I/O, no clock, no randomness.
 //! `source` and `destination` drive it, mirror images of each other: they carry its effects out and
-//! feed it what happened. Between them go control messages (`link`, `offer`) and, over bulk
-//! connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
+//! feed it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer
+//! that falls silent) and, over bulk connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
 //! says that it is time, `receiver`s place them. `recovered` settles what a source was started
 //! again in the middle of. `progress` is what a user sees of all that. The
 //! node calls this; nothing below does.
@@ -20,6 +20,7 @@ mod fuzz;
 mod link;
 mod offer;
 mod pacer;
+mod patience;
 mod progress;
 mod protocol;
 mod receiver;
@@ -37,6 +38,7 @@ pub(crate) use destination::{
 pub(crate) use fuzz::fuzz_migration;
 pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
 pub(crate) use offer::Offer;
+pub(crate) use patience::Patience;
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};

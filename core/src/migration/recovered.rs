@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::link::{self, Dial, Envelope};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome};
 use super::source::SourceHost;
-use crate::error::{DWCPError, Result};
+use crate::error::Result;
 use crate::transport::Blocking;
 use crate::wire::frame::FrameType;
 
@@ -58,7 +58,7 @@ impl Recovered<'_> {
         first: Option<Envelope>,
         patience: Duration,
     ) -> Result<Option<SourceOutcome>> {
-        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         let epoch = match &self.record {
             Some(
                 Record::Granted { epoch, .. }
@@ -92,16 +92,8 @@ impl Recovered<'_> {
             if settled {
                 return Ok(None);
             }
-            match link::read_frame(&mut stream)? {
-                Some(frame) if frame.frame_type == FrameType::Migration => {
-                    inputs.push_back(received(serde_json::from_slice(&frame.payload)?));
-                }
-                Some(frame) => {
-                    return Err(DWCPError::Migration(format!(
-                        "the peer refused to talk about it: {}",
-                        String::from_utf8_lossy(&frame.payload)
-                    )));
-                }
+            match link::next_message(&mut stream, patience)? {
+                Some(envelope) => inputs.push_back(received(envelope)),
                 None => return Ok(None),
             }
         }

@@ -24,11 +24,8 @@ use crate::machine::{self, Machine, spawn, work_as};
 use crate::model::{MigrationOptions, MigrationState, OnTimeout};
 use crate::transport::Blocking;
 
-/// How long a destination may take to make room for a VM.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first wait before a destination that holds a granted VM is asked again; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(50);
-const ASK_MAX: Duration = Duration::from_secs(10);
 
 /// What the node does for a VM that leaves. Called from the migration's thread.
 pub(crate) trait SourceHost: Send + Sync {
@@ -120,10 +117,14 @@ impl Outgoing {
         answered.await.map_err(|_| over())?
     }
 
-    /// Hands over a control connection that the peer opened.
-    pub(crate) fn adopt(&self, stream: Blocking, first: Envelope) {
-        // When the driver is gone, the connection is closed and the peer asks again.
-        let _ = self.events.send(Event::Linked(stream, Box::new(first)));
+    /// Hands over a control connection that the peer opened; gives it back when the migration's thread
+    /// has ended.
+    pub(crate) fn adopt(&self, stream: Blocking, first: Envelope) -> Option<(Blocking, Envelope)> {
+        let sent = self.events.send(Event::Linked(stream, Box::new(first)));
+        match sent {
+            Err(mpsc::SendError(Event::Linked(stream, first))) => Some((stream, *first)),
+            _ => None,
+        }
     }
 
     /// Ends the migration's thread wherever it is: the node is over, and so is the VM.
@@ -170,6 +171,9 @@ struct Driver {
     own: VecDeque<SourceInput>,
     link: Option<Link>,
     link_number: u64,
+    /// The link before, with its number, and still listened to: where both sides open one at the same
+    /// time, what either says arrives.
+    older: Option<(u64, Link)>,
     copying: Option<Copying>,
     marks: Marks,
     /// The destination did not answer PREPARE by then, or copying took too long.
@@ -197,6 +201,7 @@ impl Driver {
             own: VecDeque::new(),
             link: None,
             link_number: 0,
+            older: None,
             copying: None,
             marks: Marks::default(),
             patience: None,
@@ -212,8 +217,9 @@ impl Driver {
         self.leaving.machine.measure_stalls();
         match self.connect() {
             Ok(()) => {
-                let why = format!("the target did not answer within {PREPARE_TIMEOUT:?}");
-                self.patience = Some((Instant::now() + PREPARE_TIMEOUT, why));
+                let limit = self.leaving.dial.patience.work();
+                let why = format!("the target did not answer within {limit:?}");
+                self.patience = Some((Instant::now() + limit, why));
                 self.feed(SourceInput::Start);
             }
             Err(error) => self.feed(SourceInput::Failed(error.to_string())),
@@ -237,8 +243,23 @@ impl Driver {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Input(input) => self.feed(input),
-            Event::Heard(number, _) if number != self.link_number => {}
+            Event::Input(input) => {
+                if input == SourceInput::StateSent && !self.leaving.options.live {
+                    // No limit on downtime says so, and still it is not paused for ever.
+                    let limit = self.leaving.dial.patience.work();
+                    let why = format!("the target was not ready within {limit:?}");
+                    self.patience = Some((Instant::now() + limit, why));
+                }
+                self.feed(input);
+            }
+            Event::Heard(number, heard) if number != self.link_number => {
+                if self.older.as_ref().is_some_and(|(own, _)| *own == number) {
+                    match heard {
+                        Some(envelope) => self.heard(number, *envelope),
+                        None => self.older = None,
+                    }
+                }
+            }
             Event::Heard(_, None) => {
                 let refusal = self.link.take().and_then(|link| link.refusal());
                 self.feed(match refusal {
@@ -249,11 +270,11 @@ impl Driver {
                     _ => SourceInput::LinkLost,
                 });
             }
-            Event::Heard(_, Some(envelope)) => self.heard(*envelope),
+            Event::Heard(number, Some(envelope)) => self.heard(number, *envelope),
             Event::Linked(stream, first) => {
                 if self.take_link(stream) {
                     self.feed(SourceInput::LinkUp);
-                    self.heard(*first);
+                    self.heard(self.link_number, *first);
                 }
             }
             Event::Abandon => {
@@ -298,7 +319,8 @@ impl Driver {
         Ok(())
     }
 
-    fn heard(&mut self, envelope: Envelope) {
+    /// A message came over the link of that number.
+    fn heard(&mut self, number: u64, envelope: Envelope) {
         let Envelope {
             from,
             timing,
@@ -310,7 +332,9 @@ impl Driver {
             self.marks.running.get_or_insert_with(|| {
                 // The message may have come late to a busy processor; but no clock is better known than
                 // that it ran after the grant and before it said so.
-                let told = self.link.as_ref().zip(ran_at);
+                let older = self.older.as_ref().filter(|(own, _)| *own == number);
+                let link = older.map(|(_, link)| link).or(self.link.as_ref());
+                let told = link.zip(ran_at);
                 let at = told.and_then(|(link, at)| link.moment(at));
                 let now = Instant::now();
                 let (at, granted) = (at.unwrap_or(now), self.marks.sent.unwrap_or(now));
@@ -392,7 +416,7 @@ impl Driver {
                 // No disk is locked yet in this version.
                 SourceEffect::Unlock => continue,
                 SourceEffect::Resume => {
-                    self.limit = None;
+                    (self.limit, self.patience) = (None, None);
                     self.resume()
                 }
                 SourceEffect::Release => {
@@ -401,7 +425,8 @@ impl Driver {
                 }
                 SourceEffect::AskLater => {
                     self.ask = Some(Instant::now() + self.ask_delay);
-                    self.ask_delay = (self.ask_delay * 2).min(ASK_MAX);
+                    let longest = self.leaving.dial.patience.silence();
+                    self.ask_delay = (self.ask_delay * 2).min(longest);
                     continue;
                 }
                 SourceEffect::CancelRefused => continue,
@@ -435,14 +460,16 @@ impl Driver {
     }
 
     fn take_link(&mut self, stream: Blocking) -> bool {
-        self.link_number += 1;
-        let (number, events) = (self.link_number, self.events.clone());
-        let link = Link::start(stream, &self.leaving.node_uuid, move |heard| {
+        let (number, events) = (self.link_number + 1, self.events.clone());
+        let patience = self.leaving.dial.patience;
+        let link = Link::start(stream, &self.leaving.node_uuid, patience, move |heard| {
             // The driver may be gone: then nobody wants to hear.
             let _ = events.send(Event::Heard(number, heard.map(Box::new)));
         });
-        self.link = link.ok();
-        self.link.is_some()
+        let Ok(link) = link else { return false };
+        self.older = self.link.replace(link).map(|old| (self.link_number, old));
+        self.link_number = number;
+        true
     }
 
     fn attach(&mut self, token: String, channels: u32) -> Result<Option<SourceInput>> {
@@ -537,6 +564,7 @@ impl Driver {
     fn persist(&mut self, record: &Record) -> SourceInput {
         if matches!(record, Record::Granted { .. }) {
             self.marks.sent = Some(Instant::now());
+            self.patience = None;
         }
         let began = Instant::now();
         #[cfg(test)]

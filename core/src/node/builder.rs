@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -18,11 +18,12 @@ use super::registry::Registry;
 use super::server::{self, Listen, Server};
 use super::snapshots::Snapshots;
 use super::store::{Loaded, Store};
-use super::{Node, Owner, Shared, recovery};
+use super::{Node, Owner, Shared, migrations, recovery};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
 use crate::machine::Image;
+use crate::migration::Patience;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
 use crate::model::{NodeCapabilities, NodeLimits, validate};
 use crate::transport::Listener;
@@ -55,6 +56,7 @@ pub struct NodeBuilder {
     limits: NodeLimits,
     default_image: String,
     event_ring: usize,
+    peer_timeout: Duration,
 }
 
 impl NodeBuilder {
@@ -71,6 +73,13 @@ impl NodeBuilder {
     /// Most streams open at once where nothing else is said.
     pub const MAX_STREAMS_DEFAULT: u32 = 1024;
 
+    /// How long a peer may be silent where nothing else is said.
+    pub const PEER_TIMEOUT_DEFAULT: Duration = Patience::DEFAULT;
+    /// Least and most that it may.
+    pub const PEER_TIMEOUT_MIN: Duration = Patience::MIN;
+    /// See [`PEER_TIMEOUT_MIN`](NodeBuilder::PEER_TIMEOUT_MIN).
+    pub const PEER_TIMEOUT_MAX: Duration = Patience::MAX;
+
     pub(super) fn new(name: &str) -> NodeBuilder {
         NodeBuilder {
             name: name.to_owned(),
@@ -85,6 +94,7 @@ impl NodeBuilder {
             limits: NodeLimits::default(),
             default_image: IMAGE_DEFAULT.to_owned(),
             event_ring: Self::EVENT_RING_DEFAULT,
+            peer_timeout: Self::PEER_TIMEOUT_DEFAULT,
         }
     }
 
@@ -227,6 +237,16 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a peer may be silent in a migration before it is taken for lost: until the switch, the
+    /// migration then fails and the VM runs on where it is; after it, the peer is asked until it answers,
+    /// at least this often. Three times as long it may take to make room for a VM, and to place the pages
+    /// that are on their way. From [`PEER_TIMEOUT_MIN`](NodeBuilder::PEER_TIMEOUT_MIN) to
+    /// [`PEER_TIMEOUT_MAX`](NodeBuilder::PEER_TIMEOUT_MAX); the two nodes need not agree.
+    pub fn peer_timeout(mut self, timeout: Duration) -> Self {
+        self.peer_timeout = timeout;
+        self
+    }
+
     /// Starts the node, on the Tokio runtime that calls.
     ///
     /// # Errors
@@ -294,6 +314,7 @@ impl NodeBuilder {
             },
             labels: self.labels,
             peers: RwLock::new(self.peers),
+            patience: Patience::new(self.peer_timeout),
             dial_tls,
             keys,
             forwarders: Forwarders::default(),
@@ -318,6 +339,7 @@ impl NodeBuilder {
             tasks.push(serving.abort_handle());
         }
         recovery::restart(&shared, restarts);
+        tasks.extend(migrations::settle_recovered(&shared));
         Ok(Node(Arc::new(Owner { shared, tasks })))
     }
 
@@ -343,6 +365,13 @@ impl NodeBuilder {
             return validate::wrong(
                 "event_ring",
                 format_args!("must be 1 to {}", Self::EVENT_RING_MAX),
+            );
+        }
+        let allowed = Self::PEER_TIMEOUT_MIN..=Self::PEER_TIMEOUT_MAX;
+        if !allowed.contains(&self.peer_timeout) {
+            return validate::wrong(
+                "peer_timeout",
+                format_args!("must be {:?} to {:?}", allowed.start(), allowed.end()),
             );
         }
         Ok(())

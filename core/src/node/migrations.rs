@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
 
 pub(super) use self::book::Migrations;
 use super::Shared;
@@ -28,6 +29,8 @@ use crate::wire::message::encode_error;
 
 /// Time for what a destination answers to be written down.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// The first wait before a target is asked again; doubled each time.
+const ASK_FIRST: Duration = Duration::from_millis(100);
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -154,6 +157,44 @@ pub(super) async fn resolve(
     Ok(job.progress.status())
 }
 
+/// Asks about each migration that this node was started again in the middle of, until it is settled: the
+/// target may have been asked for its verdict last by the process before.
+pub(super) fn settle_recovered(shared: &Arc<Shared>) -> Vec<AbortHandle> {
+    let unsettled =
+        |job: &Arc<book::Job>| job.is_recovered() && !job.progress.status().state.is_terminal();
+    let jobs = shared.migrations.all().into_iter().filter(unsettled);
+    jobs.map(|job| {
+        let node = Arc::downgrade(shared);
+        let asking = async move {
+            let mut wait = ASK_FIRST;
+            while let Some(shared) = node.upgrade() {
+                let status = job.progress.status();
+                if status.state.is_terminal() {
+                    return;
+                }
+                let asked = match shared.dial(&status.target_node) {
+                    Ok(peer) => {
+                        let (asking, about) = (Arc::clone(&shared), Arc::clone(&job));
+                        let ask = move || departure::ask(&asking, &about, &peer);
+                        shared.blocking(ask).await
+                    }
+                    // It may become known.
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = asked {
+                    tracing::debug!(migration = job.id, %error, "the target was not asked");
+                }
+                let longest = shared.patience.silence();
+                drop(shared);
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(longest);
+            }
+        };
+        shared.runtime.spawn(asking).abort_handle()
+    })
+    .collect()
+}
+
 /// Opens a stream of how a migration goes: checks, and starts a task that sends
 /// `Item::Migration`s to `sink` until it ends or `sink.closed()`. The task keeps `permit`, the
 /// stream's share of the node's limit.
@@ -256,8 +297,11 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking
                 if job.is_recovered() {
                     return departure::answer(shared, &job, stream, *first);
                 }
-                job.adopt(stream, *first);
-                return Ok(());
+                // A migration that is over here may not be over there.
+                return match job.adopt(stream, *first) {
+                    None => Ok(()),
+                    Some((stream, first)) => departure::answer(shared, &job, stream, first),
+                };
             }
             arrival::begin(shared, *first, stream)
         }

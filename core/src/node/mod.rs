@@ -58,6 +58,7 @@ use crate::action::Action;
 use crate::client::Client;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::Hypervisor;
+use crate::migration::Patience;
 use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM};
 use crate::transport::ClientTls;
 
@@ -121,6 +122,8 @@ pub(crate) struct Shared {
     labels: BTreeMap<String, String>,
     /// Nodes that are known, by name.
     peers: RwLock<BTreeMap<String, Peer>>,
+    /// How long peers may be silent.
+    patience: Patience,
     /// With what peers are dialled, where that is encrypted.
     dial_tls: Option<Arc<ClientTls>>,
     keys: Keys,

@@ -170,6 +170,7 @@ impl Shared {
             address: Address::parse(&peer.address, PORT)?,
             tls: self.dial_tls.clone(),
             credential: peer.credential.clone(),
+            patience: self.patience,
         })
     }
 

@@ -127,6 +127,19 @@ impl Blocking {
         }
     }
 
+    /// Limits how long a write waits that gets nothing sent; `None`: for ever.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; zero is none.
+    pub(crate) fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        match &self.kind {
+            Kind::Plain(socket) => socket.set_write_timeout(limit),
+            Kind::Unix(socket) => socket.set_write_timeout(limit),
+            Kind::Tls(tls) => tls.socket().set_write_timeout(limit),
+        }
+    }
+
     /// Gives bytes back that were read too many: the next reads yield them first.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
         if self.rest.is_empty() {

@@ -134,6 +134,7 @@ impl Host {
                 address: listener.local_address().clone(),
                 tls: encrypted.then(|| Arc::new(AUTHORITY.client())),
                 credential: key.map(str::to_owned),
+                patience: Patience::default(),
             },
             key: key.map(str::to_owned),
             refused: Mutex::default(),
@@ -182,6 +183,7 @@ impl Host {
                     stream,
                     node_uuid: self.uuid.clone(),
                     host: Arc::clone(self) as Arc<dyn DestinationHost>,
+                    patience: Patience::default(),
                     faults: self.faults.lock().unwrap().clone(),
                 };
                 *self.incoming.lock().unwrap() = Some(Arc::new(Incoming::start(arriving)?));

@@ -22,10 +22,18 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
     let migration = first.message.session.clone();
     if !is_offer(&first) {
         let verdict = shared.migrations.verdict(&migration);
-        return answer_about(first, stream, &shared.uuid, verdict.as_ref(), |verdict| {
-            // Which VM it was is not known any more: it is refused, whichever it was.
-            shared.migrations.judge(&migration, "", verdict)
-        });
+        let patience = shared.patience;
+        return answer_about(
+            first,
+            stream,
+            &shared.uuid,
+            verdict.as_ref(),
+            patience,
+            |verdict| {
+                // Which VM it was is not known any more: it is refused, whichever it was.
+                shared.migrations.judge(&migration, "", verdict)
+            },
+        );
     }
     let host = Arc::new(Guest {
         shared: Arc::clone(shared),
@@ -39,6 +47,7 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
             stream,
             node_uuid: shared.uuid.clone(),
             host,
+            patience: shared.patience,
             #[cfg(test)]
             faults: crate::migration::faults::Faults::default(),
         })
@@ -125,6 +134,12 @@ impl DestinationHost for Guest {
         let _ = self.vm_id.set(offer.vm.id.clone());
         self.check(epoch, offer)?;
         let one = |error: DWCPError| vec![error.to_string()];
+        // A copy of an older offer, whose end has not come to this node yet.
+        for other in self.shared.migrations.all_incoming() {
+            if other.brings(&offer.vm.id, ..epoch) {
+                other.supersede();
+            }
+        }
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
         let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;

@@ -66,10 +66,13 @@ impl Job {
         }
     }
 
-    /// Hands over a control connection that the peer opened.
-    pub(super) fn adopt(&self, stream: Blocking, first: Envelope) {
-        if let Some(outgoing) = self.outgoing.get() {
-            outgoing.adopt(stream, first);
+    /// Hands over a control connection that the peer opened; gives it back where the migration's thread
+    /// has ended.
+    pub(super) fn adopt(&self, stream: Blocking, first: Envelope) -> Option<(Blocking, Envelope)> {
+        match self.outgoing.get() {
+            Some(outgoing) => outgoing.adopt(stream, first),
+            // It begins at this moment: the connection is closed, and the peer asks again.
+            None => None,
         }
     }
 

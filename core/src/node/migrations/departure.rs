@@ -1,7 +1,6 @@
 //! A VM that leaves.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::super::Shared;
 use super::super::once::Asked;
@@ -118,12 +117,8 @@ pub(super) async fn begin(
     }
 }
 
-/// Time for a peer to say more, of whom nothing is known but that it came.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// Time for a peer to answer.
-const ASK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Answers a destination that comes about a migration from before this node was started. Blocks.
+/// Answers a destination that comes about a migration whose thread has ended: with this node before it
+/// was started again, or because all was settled here. Blocks.
 pub(super) fn answer(
     shared: &Arc<Shared>,
     job: &Job,
@@ -131,13 +126,13 @@ pub(super) fn answer(
     first: Envelope,
 ) -> Result<()> {
     settle(shared, job, |one| {
-        one.answer(stream, first, ANSWER_PATIENCE)
+        one.answer(stream, first, shared.patience.moment())
     })
 }
 
 /// Asks the destination of such a migration. Blocks.
 pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
-    settle(shared, job, |one| one.ask(peer, ASK_PATIENCE))
+    settle(shared, job, |one| one.ask(peer, shared.patience.silence()))
 }
 
 fn settle(
