@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::support::fault_proxy::{Fault, FaultProxy, Random, Rule, Way, text};
+use crate::support::fault_proxy::random::Random;
+use crate::support::fault_proxy::{Fault, FaultProxy, Rule, Way, text};
 
 /// Time for what comes at once.
 const SOON: Duration = Duration::from_secs(30);

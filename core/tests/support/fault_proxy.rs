@@ -11,7 +11,7 @@
 
 mod carry;
 mod names;
-mod random;
+pub mod random;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::carry::Connection;
-pub use self::random::Random;
 
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -172,6 +171,8 @@ struct State {
     refusing: bool,
     /// How often what is held was told to go on.
     released: u64,
+    /// Messages at which a fault is at work.
+    waiting: usize,
     connections: Vec<Arc<Connection>>,
     threads: Vec<JoinHandle<()>>,
     next_connection: u64,
@@ -225,6 +226,11 @@ impl FaultProxy {
         self.shared.lock().rules.len()
     }
 
+    /// Messages at which a fault is at work at this moment: they are held, delayed, or wait for a hook.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().waiting
+    }
+
     /// Lets what is held go on.
     pub fn release(&self) {
         self.shared.lock().released += 1;
@@ -244,9 +250,10 @@ impl FaultProxy {
         self.shared.lock().refusing = refuse;
     }
 
-    /// Loses all that goes that way, until [`heal`](Self::heal).
-    pub fn mute(&self, way: Way) {
-        self.shared.lock().links[way as usize].muted = true;
+    /// Loses all that goes that way, or no longer; see also [`heal`](Self::heal).
+    pub fn mute(&self, way: Way, mute: bool) {
+        self.shared.lock().links[way as usize].muted = mute;
+        self.shared.changed.notify_all();
     }
 
     /// Lets all connections together carry so many bytes a second that way; `None`: as many as there

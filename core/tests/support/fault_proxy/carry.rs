@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::names::{self, Message, Next};
-use super::{Fault, Seen, Shared, Way};
+use super::{Fault, Seen, Shared, State, Way};
 
 /// Most bytes that are sent at a time where a link is slow.
 const PIECE: usize = 16 << 10;
@@ -137,11 +137,12 @@ fn carry(shared: &Shared, connection: &Connection, way: Way) -> io::Result<()> {
 }
 
 impl Shared {
-    /// Does to a message what is due at it.
+    /// Passes a message, with what is due at it.
     fn pass(&self, connection: &Connection, way: Way, message: Message) -> io::Result<()> {
         let due = {
             let mut state = self.lock();
             let due = state.due(way, &message.operation);
+            state.waiting += usize::from(!due.is_empty());
             if message.operation != "ping" {
                 state.seen.push(Seen {
                     way,
@@ -154,7 +155,23 @@ impl Shared {
             due
         };
         self.changed.notify_all();
-        let (mut copies, mut bytes, mut cut, mut after) = (1, message.bytes, false, Vec::new());
+        if due.is_empty() {
+            return self.send(connection, way, &message.bytes);
+        }
+        let done = self.harm(connection, way, message.bytes, due);
+        self.lock().waiting -= 1;
+        done
+    }
+
+    /// Does to a message what is due at it.
+    fn harm(
+        &self,
+        connection: &Connection,
+        way: Way,
+        mut bytes: Vec<u8>,
+        due: Vec<Fault>,
+    ) -> io::Result<()> {
+        let (mut copies, mut cut, mut after) = (1, false, Vec::new());
         for fault in due {
             match fault {
                 Fault::Cut => (cut, copies) = (true, 0),
@@ -194,10 +211,8 @@ impl Shared {
     fn hold(&self) {
         let state = self.lock();
         let before = state.released;
-        let _released = self
-            .changed
-            .wait_while(state, |state| state.released == before && !state.over)
-            .unwrap();
+        let held = |state: &mut State| state.released == before && !state.over;
+        let _released = self.changed.wait_while(state, held).unwrap();
     }
 
     fn wait_unmuted(&self, way: Way) {

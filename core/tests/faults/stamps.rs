@@ -1,0 +1,161 @@
+//! Who runs the guest, as its own stamps say: the counter of its beats, in the memory that each node
+//! holds of it. No node is asked; a stopped or killed one has memory like any other.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Where the built-in guest's first vCPU counts its beats, from the start of its memory. A test compares
+/// it with what the guest reports.
+const BEATS: u64 = 0x1_0000 + 0x40;
+/// The time between two looks: half a beat.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
+/// How often the destination's copy of the counter can change because a page of it came: once for each
+/// round, and there are fewer rounds. A guest that runs changes it a thousand times a second.
+const COPIES_MAX: usize = 32;
+
+/// A guest's memory in a process.
+#[derive(Debug)]
+pub(crate) struct Memory(File);
+
+impl Memory {
+    /// The memory of the guest that a process holds; one that has just left may still be there, and has
+    /// not beaten as often.
+    pub(crate) fn of(process: u32) -> Option<Memory> {
+        Memory::all(process).into_iter().max_by_key(Memory::beats)
+    }
+
+    /// All guests' memories in a process.
+    fn all(process: u32) -> Vec<Memory> {
+        let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else {
+            return Vec::new();
+        };
+        let is_one = |path: &PathBuf| {
+            fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("dwcp-guest-memory"))
+        };
+        let paths = entries.flatten().map(|entry| entry.path()).filter(is_one);
+        // It may be closed at this moment.
+        let files = paths.filter_map(|path| File::open(path).ok());
+        files.map(Memory).collect()
+    }
+
+    /// What tells it from others, while it is open.
+    fn inode(&self) -> u64 {
+        self.0.metadata().unwrap().ino()
+    }
+
+    /// The guest's beats so far; 0 while the memory is being made.
+    pub(crate) fn beats(&self) -> u64 {
+        let mut word = [0; 8];
+        match self.0.read_exact_at(&mut word, BEATS) {
+            Ok(()) => u64::from_le_bytes(word),
+            Err(_) => 0,
+        }
+    }
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// The last counter of the source, and of the destination.
+    pub(crate) source: u64,
+    pub(crate) destination: u64,
+    /// Beats beyond the source's were seen at the destination: it ran there.
+    pub(crate) ran_there: bool,
+    /// How often the destination's counter changed before.
+    pub(crate) copies: usize,
+    /// The source's counter when it first had run there.
+    pub(crate) cut: u64,
+    pub(crate) looks: u64,
+    /// What must not be.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Looks at both memories until it is told to end.
+pub(crate) struct Stamps {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Stamps {
+    /// The source holds the guest's memory; the destination will, perhaps.
+    pub(crate) fn watch(source: u32, destination: u32) -> Stamps {
+        let here = Memory::of(source).unwrap();
+        // What it held before is not what comes; kept open, so that the numbers stay theirs.
+        let old = Memory::all(destination);
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut there = None;
+            let mut seen = Seen::default();
+            while !ends.load(Ordering::SeqCst) {
+                there = there.or_else(|| {
+                    let mut all = Memory::all(destination).into_iter();
+                    all.find(|one| old.iter().all(|old| old.inode() != one.inode()))
+                });
+                seen.look(&here, there.as_ref());
+                std::thread::sleep(LOOK_EVERY);
+            }
+            seen
+        });
+        Stamps { over, thread }
+    }
+
+    pub(crate) fn end(self) -> Seen {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
+}
+
+impl Seen {
+    fn look(&mut self, here: &Memory, there: Option<&Memory>) {
+        // In this order: what came from the source by then, the source still has.
+        let destination = there.map_or(0, Memory::beats);
+        let source = here.beats();
+        self.looks += 1;
+        for (what, was, is) in [
+            ("source", self.source, source),
+            ("destination", self.destination, destination),
+        ] {
+            if is < was {
+                self.wrong
+                    .push(format!("the {what} went back from {was} to {is}"));
+            }
+        }
+        if self.ran_there && source != self.cut {
+            self.wrong.push(format!(
+                "the source ran from {} to {source} while the destination had {destination}",
+                self.cut
+            ));
+            self.cut = source;
+        }
+        if !self.ran_there && destination > source {
+            (self.ran_there, self.cut) = (true, source);
+        } else if !self.ran_there && destination != self.destination {
+            self.copies += 1;
+            if self.copies == COPIES_MAX {
+                self.wrong.push(format!(
+                    "the destination counted up to {destination} while the source ran, at {source}"
+                ));
+            }
+        }
+        (self.source, self.destination) = (source, destination);
+    }
+}
+
+/// Waits until a guest has got on by so many beats.
+pub(crate) fn wait_beats(memory: &Memory, more: u64, limit: Duration) {
+    let (from, end) = (memory.beats(), Instant::now() + limit);
+    while memory.beats() < from + more {
+        assert!(
+            Instant::now() < end,
+            "the guest stands still at {} for {limit:?}",
+            memory.beats()
+        );
+        std::thread::sleep(LOOK_EVERY);
+    }
+}

@@ -1,0 +1,77 @@
+//! Several pairs of nodes at the same time: most of a job is waiting.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use dwcp::Backend;
+use futures::FutureExt;
+
+use super::pair::Pair;
+use crate::support::fault_proxy::text;
+
+/// Pairs of nodes.
+const WORKERS: usize = 4;
+
+/// Something to do with a pair of nodes, which is as before when it went well.
+pub(crate) trait Job: Send + Sync + 'static {
+    fn name(&self) -> String;
+    /// What it came to, or what went wrong.
+    fn run(&self, pair: &mut Pair) -> impl Future<Output = Result<String, String>> + Send;
+}
+
+/// Does all jobs, prints what each came to, and fails with all that went wrong. A pair with which
+/// something went wrong is not used again.
+pub(crate) async fn all<J: Job>(backend: Backend, jobs: VecDeque<J>) {
+    let count = jobs.len();
+    assert!(count > 0, "there is no such job");
+    let began = Instant::now();
+    let jobs = Arc::new(Mutex::new(jobs));
+    let workers: Vec<_> = (0..WORKERS.min(count))
+        .map(|_| tokio::spawn(work(backend, Arc::clone(&jobs))))
+        .collect();
+    let mut wrong = Vec::new();
+    for worker in workers {
+        wrong.extend(worker.await.unwrap());
+    }
+    let (well, time) = (count - wrong.len(), began.elapsed());
+    println!("{well} of {count} went as they must, in {time:.1?}");
+    let texts = wrong.join("\n\n");
+    assert!(wrong.is_empty(), "{} went wrong:\n{texts}", wrong.len());
+}
+
+/// Does jobs until there are none; what went wrong.
+async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<J>>>) -> Vec<String> {
+    let (mut wrong, mut pair) = (Vec::new(), None);
+    loop {
+        let job = jobs.lock().unwrap().pop_front();
+        let Some(job) = job else { return wrong };
+        let mut own = match pair.take() {
+            Some(pair) => pair,
+            None => Pair::start(backend).await,
+        };
+        let began = Instant::now();
+        // An assertion that fails is a job that went wrong, like others.
+        let result = AssertUnwindSafe(job.run(&mut own)).catch_unwind().await;
+        let (name, took) = (job.name(), began.elapsed().as_secs_f64());
+        match result.unwrap_or_else(|panic| Err(message(&*panic))) {
+            Ok(how) => {
+                println!("{name:<28} {took:6.2} s  {how}");
+                pair = Some(own);
+            }
+            Err(why) => {
+                println!("{name:<28} {took:6.2} s  WRONG");
+                let seen = text(&own.proxy.take_seen());
+                wrong.push(format!("{name}: {why}\n{seen}"));
+            }
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+    text.unwrap_or_else(|| "it panicked".to_owned())
+}
