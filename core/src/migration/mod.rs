@@ -5,8 +5,8 @@
 //! feed it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer
 //! that falls silent) and, over bulk connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
 //! says that it is time, `receiver`s place them. `recovered` settles what a source was started
-//! again in the middle of. `progress` is what a user sees of all that. The
-//! node calls this; nothing below does.
+//! again in the middle of, `limit` is the rule of the downtime. `progress` is what a user sees of all
+//! that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
 mod channel;
@@ -17,6 +17,7 @@ mod engine;
 pub(crate) mod faults;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+mod limit;
 mod link;
 mod offer;
 mod pacer;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::engine::{Engine, EngineOptions, Stopper};
+use super::limit::DowntimeLimit;
 use super::link::{self, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
 use super::progress::Progress;
@@ -178,7 +179,7 @@ struct Driver {
     marks: Marks,
     /// The destination did not answer PREPARE by then, or copying took too long.
     patience: Option<(Instant, String)>,
-    limit: Option<Instant>,
+    limit: DowntimeLimit,
     ask: Option<Instant>,
     ask_delay: Duration,
     finished: bool,
@@ -194,6 +195,10 @@ impl Driver {
             source_node: leaving.node_name.clone(),
             payload: leaving.offer.encode().unwrap_or_default(),
         };
+        let limit = leaving
+            .options
+            .live
+            .then(|| leaving.options.downtime_limit());
         Self {
             state: Source::new(leaving.session.clone(), leaving.epoch, prepare),
             leaving,
@@ -205,7 +210,7 @@ impl Driver {
             copying: None,
             marks: Marks::default(),
             patience: None,
-            limit: None,
+            limit: DowntimeLimit::new(limit),
             ask: None,
             ask_delay: ASK_FIRST,
             finished: false,
@@ -225,7 +230,7 @@ impl Driver {
             Err(error) => self.feed(SourceInput::Failed(error.to_string())),
         }
         while !self.finished {
-            let next = [self.limit, self.ask, self.patience.as_ref().map(|p| p.0)];
+            let next = [self.limit.next(), self.ask, self.patience.as_ref().map(|p| p.0)];
             let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
                 at.saturating_duration_since(Instant::now())
@@ -352,8 +357,7 @@ impl Driver {
 
     fn timers(&mut self) {
         let now = Instant::now();
-        if self.limit.is_some_and(|at| at <= now) {
-            self.limit = None;
+        if self.limit.strikes(now) {
             self.feed(SourceInput::LimitPassed);
         }
         if let Some((_, why)) = self.patience.take_if(|(at, _)| *at <= now) {
@@ -416,7 +420,8 @@ impl Driver {
                 // No disk is locked yet in this version.
                 SourceEffect::Unlock => continue,
                 SourceEffect::Resume => {
-                    (self.limit, self.patience) = (None, None);
+                    self.limit.over();
+                    self.patience = None;
                     self.resume()
                 }
                 SourceEffect::Release => {
@@ -529,9 +534,7 @@ impl Driver {
             .update(|s| s.state = MigrationState::Completing);
         let now = Instant::now();
         self.marks.pause = Some(now);
-        if self.leaving.options.live {
-            self.limit = Some(now + self.leaving.options.downtime_limit());
-        }
+        self.limit.pausing(now);
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Pause)?;
         self.leaving.machine.pause();

@@ -4,6 +4,7 @@
 //! `support` is the two nodes' part, as little as will do; each other file is a row of tests.
 
 mod faults;
+mod limit;
 mod secure;
 mod story;
 mod support;

@@ -30,6 +30,10 @@ impl BackEnd {
         self.tls = true;
         self
     }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls
+    }
 }
 
 impl Deref for BackEnd {
