@@ -97,6 +97,14 @@ fn greeting(bytes: &[u8]) {
                 "{attach:?} is read as {again:?}"
             );
         }
+        Ok(Greeting::Whereabouts(question)) => {
+            let written = serde_json::to_vec(&question).unwrap_or_default();
+            let again = Greeting::parse(&frame(&written));
+            assert!(
+                matches!(&again, Ok(Greeting::Whereabouts(again)) if *again == question),
+                "{question:?} is read as {again:?}"
+            );
+        }
         Err(_) => {
             if let Ok(text) = str::from_utf8(bytes) {
                 offer(text);

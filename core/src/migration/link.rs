@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{PeerClock, Stamp};
 use super::patience::{Attentive, Patience, Speaker};
 use super::protocol::message::Message;
+use super::whereabouts::Question;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
 use crate::transport::{self, Address, Blocking, ClientTls};
@@ -73,12 +74,14 @@ pub(crate) enum Greeting {
     Control(Box<Envelope>),
     /// A bulk channel.
     Bulk(Attach),
+    /// A question about VMs, and nothing after it.
+    Whereabouts(Question),
 }
 
 impl Greeting {
     /// # Errors
     ///
-    /// `invalid_message` when it is neither.
+    /// `invalid_message` when it is none of them; those of a question that asks too much.
     pub(crate) fn parse(frame: &Frame) -> Result<Self> {
         let refused = |why: &dyn std::fmt::Display| {
             DWCPError::Protocol(format!("the peer's first frame: {why}"))
@@ -91,6 +94,9 @@ impl Greeting {
         }
         if let Ok(attach) = serde_json::from_slice(&frame.payload) {
             return Ok(Self::Bulk(attach));
+        }
+        if let Ok(question) = serde_json::from_slice::<Question>(&frame.payload) {
+            return question.check().map(Self::Whereabouts);
         }
         match serde_json::from_slice(&frame.payload) {
             Ok(envelope) => Ok(Self::Control(Box::new(envelope))),

@@ -5,10 +5,11 @@
 //! feed it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer
 //! that falls silent) and, over bulk connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
 //! says that it is time, `receiver`s place them. `recovered` settles what a source was started
-//! again in the middle of, `limit` is the rule of the downtime. `progress` is what a user sees of all
-//! that. The node calls this; nothing below does.
+//! again in the middle of, `whereabouts` is what nodes ask each other about VMs, `limit` is the rule of
+//! the downtime, `advice` the words for an operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
+mod advice;
 mod channel;
 mod clock;
 mod destination;
@@ -31,7 +32,9 @@ mod source;
 mod switch;
 #[cfg(test)]
 mod tests;
+pub(crate) mod whereabouts;
 
+pub(crate) use advice::{Unresolved, advice};
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };

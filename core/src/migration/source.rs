@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::advice::{Unresolved, advice};
 use super::engine::{Engine, EngineOptions, Stopper};
 use super::limit::DowntimeLimit;
 use super::link::{self, Dial, Envelope, Link, Timing};
@@ -19,6 +20,7 @@ use super::offer::Offer;
 use super::progress::Progress;
 use super::protocol::message::{Body, Prepare};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome, Why};
+use super::whereabouts;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::encode;
 use crate::machine::{self, Machine, spawn, work_as};
@@ -36,6 +38,8 @@ pub(crate) trait SourceHost: Send + Sync {
     fn release(&self);
     /// How it ended; again after `Unresolved`.
     fn finished(&self, outcome: &SourceOutcome);
+    /// Why it is unresolved, for people: after that outcome, and again when more is known.
+    fn unresolved(&self, _why: &str) {}
 }
 
 /// A VM about to leave.
@@ -73,8 +77,8 @@ enum Event {
     /// The peer opened a new control connection, with this as its first message.
     Linked(Blocking, Box<Envelope>),
     Cancel(oneshot::Sender<Result<()>>),
-    /// Ask the destination now what became of the VM.
-    Ask(oneshot::Sender<Result<()>>),
+    /// Somebody wants a destination that is silent asked now.
+    Ask(oneshot::Sender<()>),
     /// The node is over.
     Abandon,
 }
@@ -105,17 +109,14 @@ impl Outgoing {
         answered.await.map_err(|_| over())?
     }
 
-    /// Asks the destination now what became of the VM; its answer comes as the migration's end.
-    ///
-    /// # Errors
-    ///
-    /// `invalid_operation` while nothing is to be decided; `io`, `timeout` or what the connection
-    /// says when the destination cannot be reached.
-    pub(crate) async fn ask(&self) -> Result<()> {
+    /// Asks a destination that is silent at once, in place of at the end of the wait; returns when it was
+    /// asked, or is over. Does nothing where nobody waits to ask.
+    pub(crate) async fn ask(&self) {
         let (answer, answered) = oneshot::channel();
-        let over = || DWCPError::InvalidOperation("the migration is over".into());
-        self.events.send(Event::Ask(answer)).map_err(|_| over())?;
-        answered.await.map_err(|_| over())?
+        // A driver that is gone has nothing to ask any more.
+        if self.events.send(Event::Ask(answer)).is_ok() {
+            let _ = answered.await;
+        }
     }
 
     /// Hands over a control connection that the peer opened; gives it back when the migration's thread
@@ -180,6 +181,10 @@ struct Driver {
     /// The destination did not answer PREPARE by then, or copying took too long.
     patience: Option<(Instant, String)>,
     limit: DowntimeLimit,
+    /// The store that the VM was granted to.
+    granted_to: Option<String>,
+    /// Why whoever answers in its place does not count.
+    stranger: Option<String>,
     ask: Option<Instant>,
     ask_delay: Duration,
     finished: bool,
@@ -211,6 +216,8 @@ impl Driver {
             marks: Marks::default(),
             patience: None,
             limit: DowntimeLimit::new(limit),
+            granted_to: None,
+            stranger: None,
             ask: None,
             ask_delay: ASK_FIRST,
             finished: false,
@@ -230,7 +237,11 @@ impl Driver {
             Err(error) => self.feed(SourceInput::Failed(error.to_string())),
         }
         while !self.finished {
-            let next = [self.limit.next(), self.ask, self.patience.as_ref().map(|p| p.0)];
+            let next = [
+                self.limit.next(),
+                self.ask,
+                self.patience.as_ref().map(|p| p.0),
+            ];
             let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
                 at.saturating_duration_since(Instant::now())
@@ -282,6 +293,15 @@ impl Driver {
                     self.heard(self.link_number, *first);
                 }
             }
+            Event::Ask(answer) => {
+                if self.ask.is_some() {
+                    self.ask = Some(Instant::now());
+                    self.ask_delay = ASK_FIRST;
+                    self.timers();
+                }
+                // Whoever wanted it may be gone.
+                let _ = answer.send(());
+            }
             Event::Abandon => {
                 self.feed(SourceInput::Cancel);
                 self.finished = true;
@@ -299,29 +319,7 @@ impl Driver {
                 self.carry_out(effects);
                 self.settle();
             }
-            Event::Ask(answer) => {
-                // Who asked may have gone.
-                let _ = answer.send(self.ask_now());
-                self.settle();
-            }
         }
-    }
-
-    fn ask_now(&mut self) -> Result<()> {
-        if !self.state.is_in_doubt() {
-            return Err(DWCPError::InvalidOperation(
-                "it is under way, and nothing is to be decided; cancel it to end it".into(),
-            ));
-        }
-        let input = if self.link.is_some() {
-            SourceInput::Ask
-        } else {
-            self.connect()?;
-            SourceInput::LinkUp
-        };
-        let effects = self.state.handle(input);
-        self.carry_out(effects);
-        Ok(())
     }
 
     /// A message came over the link of that number.
@@ -365,12 +363,29 @@ impl Driver {
         }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask = None;
-            if self.link.is_none() && self.connect().is_ok() {
+            if self.link.is_none() && self.reconnect().is_ok() {
                 self.feed(SourceInput::LinkUp);
             } else {
                 self.feed(SourceInput::Ask);
             }
         }
+    }
+
+    /// Opens the control connection again, if who answers is the one that the VM was granted to.
+    fn reconnect(&mut self) -> Result<()> {
+        if let Some(uuid) = &self.granted_to {
+            let vm = &self.leaving.offer.vm.id;
+            let found = whereabouts::recognise(&self.leaving.dial, vm, uuid, self.leaving.epoch)?;
+            if let Some(why) = found {
+                if self.stranger.as_ref() != Some(&why) {
+                    self.stranger = Some(why.clone());
+                    self.tell_unresolved();
+                }
+                return Err(DWCPError::Migration(why));
+            }
+            self.stranger = None;
+        }
+        self.connect()
     }
 
     /// Feeds an input, and those that follow from it.
@@ -565,9 +580,13 @@ impl Driver {
     }
 
     fn persist(&mut self, record: &Record) -> SourceInput {
-        if matches!(record, Record::Granted { .. }) {
+        if let Record::Granted {
+            destination_uuid, ..
+        } = record
+        {
             self.marks.sent = Some(Instant::now());
             self.patience = None;
+            self.granted_to = Some(destination_uuid.clone());
         }
         let began = Instant::now();
         #[cfg(test)]
@@ -604,19 +623,29 @@ impl Driver {
                 why: Why::Cancelled,
             } => progress.finish(MigrationState::Cancelled, None),
             SourceOutcome::StayedHere { why } => {
-                progress.finish(MigrationState::Failed, Some(why.to_string()));
+                progress.finish(MigrationState::Failed, Some(advice(why)));
             }
             SourceOutcome::Lost { reason } => {
                 progress.finish(MigrationState::Failed, Some(reason.clone()));
             }
-            SourceOutcome::Unresolved => progress.update(|s| {
-                s.error = Some(
-                    "unresolved: the target does not answer; the VM is paused here and may run \
-                     there. It is asked again until it answers"
-                        .into(),
-                );
-            }),
+            SourceOutcome::Unresolved => {
+                self.tell_unresolved();
+            }
         }
+    }
+
+    fn tell_unresolved(&self) {
+        let why = match &self.stranger {
+            Some(stranger) => Unresolved::Stranger(stranger),
+            // It answers, so it is this node that cannot go on.
+            None if self.link.is_some() => Unresolved::NotWritten,
+            None => Unresolved::Silent,
+        };
+        let progress = &self.leaving.progress;
+        let text = why.text(&progress.status().target_node, &self.leaving.session);
+        // Whoever is woken by the VM's event finds the same in the status.
+        progress.update(|s| s.error = Some(text.clone()));
+        self.leaving.host.unresolved(&text);
     }
 
     /// The downtime: from the first vCPU's stop until all ran at the destination. Where copying kept a

@@ -21,18 +21,20 @@ use super::registry::VmEntry;
 use crate::action::{Action, Item};
 use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
+use crate::migration::whereabouts::{self, Answer, Whereabouts};
 use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress};
 use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp};
 use crate::transport::Blocking;
 use crate::wire::frame::{Frame, FrameType};
 use crate::wire::message::encode_error;
 
-/// Time for what a destination answers to be written down.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
 /// The first wait before a target is asked again; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(100);
 /// The time between two items of a progress stream, at least.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long somebody who resolves a migration waits for what the target answers.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Begins to move a VM, which exists and is in a state in which that is legal.
 pub(super) async fn migrate(
@@ -133,27 +135,23 @@ pub(super) async fn resolve(
                 .into(),
         ));
     }
-    let asked = if job.is_recovered() {
+    if job.is_recovered() {
         let peer = shared.dial(&status.target_node)?;
         let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
         shared
             .blocking(move || departure::ask(&asking, &asked, &peer))
-            .await
-    } else {
-        job.ask().await
-    };
-    asked.map_err(|error| match error {
-        DWCPError::InvalidOperation(why) => {
-            DWCPError::InvalidOperation(format!("resolve_migration: migration {}: {why}", job.id))
-        }
-        unreachable => DWCPError::Unavailable(format!(
-            "resolve_migration: the node {}, which alone knows who has VM {}, does not answer: \
-             {unreachable}; ask again when it does",
-            status.target_node, job.vm_id
-        )),
-    })?;
-    // The answer is on its way; that the peer has none yet is one as well.
-    let _ = tokio::time::timeout(RESOLVE_PATIENCE, is_over(&job.progress)).await;
+            .await?;
+        return Ok(job.progress.status());
+    }
+    if shared.migrations.granted(&job.vm_id).is_none() {
+        return Err(DWCPError::InvalidOperation(format!(
+            "resolve_migration: migration {migration_id} is under way and has not handed the VM \
+             over; cancel_migration ends it"
+        )));
+    }
+    job.ask().await;
+    // One that answers does so in moments.
+    let _ = tokio::time::timeout(ANSWER_TIME, is_over(&job.progress)).await;
     Ok(job.progress.status())
 }
 
@@ -277,8 +275,17 @@ async fn is_over(progress: &Progress) {
 
 /// A peer opened a connection. Blocks for moments, or for as long as a peer may be silent that settles
 /// what this node was started again in the middle of.
-pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking) -> Result<()> {
+pub(super) fn greeted(
+    shared: &Arc<Shared>,
+    greeting: Greeting,
+    mut stream: Blocking,
+) -> Result<()> {
     match greeting {
+        Greeting::Whereabouts(question) => {
+            let vms = question.vms.iter().map(|id| known_of(shared, id)).collect();
+            let node_uuid = shared.uuid.clone();
+            whereabouts::answer(&mut stream, &Answer { node_uuid, vms })
+        }
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),
             None => {
@@ -305,6 +312,19 @@ pub(super) fn greeted(shared: &Arc<Shared>, greeting: Greeting, stream: Blocking
             }
             arrival::begin(shared, *first, stream)
         }
+    }
+}
+
+/// What this node knows of where a VM is.
+fn known_of(shared: &Shared, vm_id: &str) -> Whereabouts {
+    // The epoch after the place: whoever has the VM by now has it under that epoch or an older one.
+    let (here, moved_to) = shared.registry.whereabouts(vm_id);
+    Whereabouts {
+        vm_id: vm_id.to_owned(),
+        epoch: shared.migrations.last_epoch(vm_id),
+        state: here.map(|(state, _)| state),
+        arriving: here.is_some_and(|(_, arriving)| arriving),
+        moved_to,
     }
 }
 

@@ -99,6 +99,7 @@ pub(super) async fn recover(shared: &Shared) -> Result<Vec<String>> {
 /// What became of a VM when the process that held its memory ended.
 fn fate(shared: &Shared, vm: &VM, arriving: Option<&str>) -> Fate {
     let failed = |message: String| {
+        let message = format!("{message}; `start` runs the VM anew");
         Fate::Changed(Change::new(VMState::Failed, VMEventType::Failed, message).because())
     };
     if let Some(from) = arriving {
@@ -130,9 +131,11 @@ fn fate_of_leaving(shared: &Shared, vm: &VM) -> Fate {
     match shared.migrations.last_of(&vm.id) {
         Some((node, Some(Record::Released { .. }))) => Fate::Moved { node },
         Some((node, Some(Record::Granted { .. }))) => {
+            let migration = shared.migrations.granted(&vm.id);
+            let migration = migration.map_or_else(String::new, |job| job.id.clone());
             let message = format!(
                 "the node ended after it had let the node {node} take the VM: it runs there, if that \
-                 node took it; its memory is lost here"
+                 node took it; its memory is lost here. `resolve_migration {migration}` asks that node"
             );
             let event = VMEventType::MigrationFailed;
             Fate::Changed(Change::new(VMState::Unknown, event, message).because())
@@ -140,12 +143,13 @@ fn fate_of_leaving(shared: &Shared, vm: &VM) -> Fate {
         Some((node, Some(Record::Mine { .. } | Record::Aborted { .. }) | None)) => {
             let message = format!(
                 "the node ended while it was being moved to the node {node}, which had not taken it: \
-                 its memory is lost"
+                 its memory is lost; `start` runs the VM anew"
             );
             Fate::Changed(Change::new(VMState::Failed, VMEventType::Failed, message).because())
         }
         None => {
-            let message = "the node ended while it was being moved: its memory is lost";
+            let message = "the node ended while it was being moved: its memory is lost; `start` runs the \
+                           VM anew";
             Fate::Changed(Change::new(VMState::Failed, VMEventType::Failed, message).because())
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::super::faults::Faults;
 use super::super::link::{self, Greeting};
+use super::super::whereabouts::{self, Answer, Whereabouts};
 use super::super::*;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim, misfits};
@@ -192,6 +193,19 @@ impl Host {
                 };
                 *self.incoming.lock().unwrap() = Some(Arc::new(Incoming::start(arriving)?));
                 Ok(())
+            }
+            Greeting::Whereabouts(question) => {
+                // It has seen the epoch of all migrations here.
+                let vms = question.vms.into_iter().map(|vm_id| Whereabouts {
+                    vm_id,
+                    epoch: 1,
+                    ..Whereabouts::default()
+                });
+                let known = Answer {
+                    node_uuid: self.uuid.clone(),
+                    vms: vms.collect(),
+                };
+                whereabouts::answer(&mut stream, &known)
             }
             Greeting::Bulk(request) => {
                 let incoming = self.incoming.lock().unwrap().clone();

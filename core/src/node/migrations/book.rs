@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::super::once::Once;
 use super::super::store::{Flush, Loaded, Store, Write};
 use crate::error::{DWCPError, Result};
-use crate::migration::{Envelope, Incoming, Outgoing, Progress, Record, Verdict};
+use crate::migration::{Envelope, Incoming, Outgoing, Progress, Record, Unresolved, Verdict};
 use crate::model::{MigrationState, MigrationStatus, Timestamp};
 use crate::transport::Blocking;
 
@@ -24,11 +24,11 @@ const EPOCH_MAX: u64 = u64::MAX / 2;
 /// A migration that left, or leaves, from here.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(super) id: String,
+    pub(in crate::node) id: String,
     pub(super) vm_id: String,
     /// Its place among the others.
     position: u64,
-    pub(super) progress: Arc<Progress>,
+    pub(in crate::node) progress: Arc<Progress>,
     /// Set once its thread runs; never, when the node was started again meanwhile.
     pub(super) outgoing: OnceLock<Outgoing>,
     /// It is known from before this node was started.
@@ -56,13 +56,10 @@ impl Job {
         }
     }
 
-    /// Asks the destination what became of the VM.
-    pub(super) async fn ask(&self) -> Result<()> {
-        match self.outgoing.get() {
-            Some(outgoing) => outgoing.ask().await,
-            None => Err(DWCPError::InvalidOperation(
-                "the migration has not begun".into(),
-            )),
+    /// Asks the target now, if it is silent.
+    pub(super) async fn ask(&self) {
+        if let Some(outgoing) = self.outgoing.get() {
+            outgoing.ask().await;
         }
     }
 
@@ -211,10 +208,29 @@ impl Migrations {
     /// What is known of the last migration of a VM that left, or was to leave, from here: the node
     /// it was to go to, and the record.
     pub(in crate::node) fn last_of(&self, vm_id: &str) -> Option<(String, Option<Record>)> {
+        let (job, record) = self.last_job_of(vm_id)?;
+        Some((job.progress.status().target_node, record))
+    }
+
+    /// The same, and the migration itself.
+    pub(in crate::node) fn last_job_of(&self, vm_id: &str) -> Option<(Arc<Job>, Option<Record>)> {
         let inner = self.lock();
         let job = inner.jobs.iter().rev().find(|job| job.vm_id == vm_id)?;
         let record = inner.records.get(&job.id).cloned();
-        Some((job.progress.status().target_node, record))
+        Some((Arc::clone(job), record))
+    }
+
+    /// The migration under which a VM was granted to another node, while nobody can tell what that
+    /// node did.
+    pub(in crate::node) fn granted(&self, vm_id: &str) -> Option<Arc<Job>> {
+        let (job, record) = self.last_job_of(vm_id)?;
+        let open = !job.progress.status().state.is_terminal();
+        (open && matches!(record, Some(Record::Granted { .. }))).then_some(job)
+    }
+
+    /// The last epoch of a VM that is known here; 0 for none.
+    pub(in crate::node) fn last_epoch(&self, vm_id: &str) -> u64 {
+        self.lock().epochs.get(vm_id).copied().unwrap_or_default()
     }
 
     /// What the source's rules made durable of a migration.
@@ -411,11 +427,7 @@ fn end(status: &mut MigrationStatus, record: Option<&Record>) {
         // Nobody can tell here: it goes on.
         Some(Record::Granted { .. }) => {
             status.state = MigrationState::Completing;
-            status.error = Some(format!(
-                "unresolved: this node ended after it had let {} take the VM; the VM runs there, if \
-                 that node took it, and nowhere else",
-                status.target_node
-            ));
+            status.error = Some(Unresolved::Silent.text(&status.target_node, &status.id));
             return;
         }
         Some(Record::Mine { .. } | Record::Aborted { .. }) | None => (

@@ -8,9 +8,10 @@ use super::super::registry::Departure;
 use super::book::Job;
 use super::{check_promises, ended};
 use crate::error::{DWCPError, Result};
+use crate::migration::whereabouts::recognise;
 use crate::migration::{
     Dial, Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost,
-    SourceOutcome,
+    SourceOutcome, Unresolved, advice,
 };
 use crate::model::{
     MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
@@ -131,7 +132,27 @@ pub(super) fn answer(
 }
 
 /// Asks the destination of such a migration. Blocks.
+///
+/// # Errors
+///
+/// Those of asking; `migration` when who answers is not the node, or not the store, that the VM was
+/// granted to.
 pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
+    if let Some(Record::Granted {
+        epoch,
+        destination_uuid,
+    }) = shared.migrations.record_of(&job.id)
+        && let Some(why) = recognise(peer, &job.vm_id, &destination_uuid, epoch)?
+    {
+        let target = job.progress.status().target_node;
+        let text = Unresolved::Stranger(&why).text(&target, &job.id);
+        if job.progress.status().error.as_ref() != Some(&text) {
+            job.progress.update(|s| s.error = Some(text.clone()));
+            shared.migrations.ended(job);
+            shared.registry.leave_unresolved(&job.vm_id, &text)?;
+        }
+        return Err(DWCPError::Migration(text));
+    }
     settle(shared, job, |one| one.ask(peer, shared.patience.silence()))
 }
 
@@ -173,6 +194,15 @@ fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
         VMState::Migrating => match shared.migrations.of_vm(&vm.id) {
             Some(job) => format!("is being moved by migration {} already", job.id),
             None => "is arriving from another node".to_owned(),
+        },
+        VMState::Unknown => match shared.migrations.of_vm(&vm.id) {
+            Some(job) => format!(
+                "may be on the node {}: migration {} is unresolved; resolve_migration {} first",
+                job.progress.status().target_node,
+                job.id,
+                job.id
+            ),
+            None => "is unknown".to_owned(),
         },
         state => format!("is {state}; a VM that runs, or is paused, can be moved"),
     };
@@ -234,19 +264,18 @@ impl SourceHost for Held {
         match outcome {
             // It has been released.
             SourceOutcome::Moved { .. } => {}
-            SourceOutcome::StayedHere { why } => self.stays(&why.to_string()),
+            SourceOutcome::StayedHere { why } => self.stays(&advice(why)),
             SourceOutcome::Lost { reason } => {
                 let registry = &self.shared.registry;
-                self.told(registry.end_migration(&self.vm_id, VMState::Failed, reason));
+                let reason = format!("{reason}; `start` runs the VM anew");
+                self.told(registry.end_migration(&self.vm_id, VMState::Failed, &reason));
             }
-            SourceOutcome::Unresolved => {
-                let message = format!(
-                    "may run on the node {}, which does not answer; it is paused here until that node \
-                     answers",
-                    self.target
-                );
-                self.told(self.shared.registry.leave_unresolved(&self.vm_id, &message));
-            }
+            // Why follows.
+            SourceOutcome::Unresolved => {}
         }
+    }
+
+    fn unresolved(&self, why: &str) {
+        self.told(self.shared.registry.leave_unresolved(&self.vm_id, why));
     }
 }

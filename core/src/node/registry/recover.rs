@@ -33,6 +33,16 @@ pub(crate) struct Recovered {
 }
 
 impl Registry {
+    /// What this node knows of where a VM is: its state here and whether it is only arriving, and the
+    /// node it went to.
+    pub(crate) fn whereabouts(&self, id: &str) -> (Option<(VMState, bool)>, Option<String>) {
+        let book = self.book();
+        let here = book.vms.get(id);
+        let here = here.map(|own| (own.vm.state, own.arriving.is_some()));
+        let moved = book.moved.to.get(id).cloned();
+        (here, moved.filter(|_| here.is_none()))
+    }
+
     /// Decides for each VM what became of it, before anything is done with any; tells it; the VMs
     /// that are here, in the order they came.
     pub(crate) fn recover(&self, decide: impl Fn(&VM, Option<&str>) -> Fate) -> Vec<Recovered> {

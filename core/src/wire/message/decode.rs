@@ -65,12 +65,13 @@ pub(super) fn request(frame_type: FrameType, payload: &[u8], profile: Profile) -
     Ok(request)
 }
 
-/// Whether it is for the migration to read: a message of a hand-over has an epoch.
+/// Whether it is for the migration to read: a message of a hand-over has an epoch, a bulk channel and
+/// a question about VMs have names.
 fn is_between_nodes(fields: &Fields) -> bool {
     fields.has("epoch")
         || fields
             .peek("operation")
-            .is_some_and(|name| name == "attach")
+            .is_some_and(|name| name == "attach" || name == "whereabouts")
 }
 
 /// An operation of a type of frame.

@@ -206,11 +206,6 @@ impl Source {
         Self::with(session, epoch, State::recovered(record), false)
     }
 
-    /// Whether the VM may be the destination's, and only the destination can tell.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.state.in_doubt()
-    }
-
     fn with(session: String, epoch: u64, state: State, fresh: bool) -> Self {
         Self {
             session,

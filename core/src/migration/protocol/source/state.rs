@@ -158,18 +158,6 @@ impl State {
         }
     }
 
-    /// Whether the grant was, or may have been, written, and its end is not.
-    pub(super) fn in_doubt(&self) -> bool {
-        matches!(
-            self,
-            Self::Granting(_)
-                | Self::Doubtful(_)
-                | Self::Granted(_)
-                | Self::TakingBack(_)
-                | Self::Releasing(_)
-        )
-    }
-
     /// Whether the vCPUs are stopped, or being stopped, and nothing is granted.
     pub(super) fn pausing(&self) -> bool {
         matches!(
