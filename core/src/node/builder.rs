@@ -317,6 +317,7 @@ impl NodeBuilder {
             patience: Patience::new(self.peer_timeout),
             dial_tls,
             keys,
+            doubts: recovery::Doubts::default(),
             forwarders: Forwarders::default(),
             server: Server::new(limits.max_connections),
             migrations: Migrations::new(Arc::clone(&store), &mut loaded),

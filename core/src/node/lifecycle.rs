@@ -68,6 +68,7 @@ impl Shared {
     /// Runs a VM.
     pub(super) async fn start(self: &Arc<Self>, action: Action) -> Result<()> {
         let Held { entry, vm, _guard } = self.hold(&action).await?;
+        self.make_sure(action.name(), &vm).await?;
         self.registry.starting(&action)?;
         let (hypervisor, own) = (Arc::clone(&self.hypervisor), Arc::clone(&vm));
         let started = self.blocking(move || power_on(&*hypervisor, &own)).await;

@@ -49,6 +49,7 @@ pub use self::keys::NodeKeys;
 use self::migrations::Migrations;
 use self::once::Once;
 use self::peers::Peer;
+use self::recovery::Doubts;
 use self::registry::Registry;
 use self::server::Server;
 use self::service::Local;
@@ -127,6 +128,8 @@ pub(crate) struct Shared {
     /// With what peers are dialled, where that is encrypted.
     dial_tls: Option<Arc<ClientTls>>,
     keys: Keys,
+    /// VMs of which the peers have not been asked whether they are still this node's.
+    doubts: Doubts,
     /// Connections to nodes that VMs moved to.
     forwarders: Forwarders,
     server: Server,

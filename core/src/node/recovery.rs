@@ -1,12 +1,14 @@
-//! When a node starts again: what became of its VMs, and which of them are started.
+//! When a node starts again: what became of its VMs, and which of them are started. `claims` asks the
+//! peers first whether they have them.
+
+mod claims;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
 
+pub(super) use self::claims::{Doubts, restart};
 use super::Shared;
 use super::registry::{Change, Fate, Recovered};
-use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::migration::Record;
 use crate::model::{VM, VMEventType, VMState};
@@ -88,6 +90,10 @@ pub(super) async fn recover(shared: &Shared) -> Result<Vec<String>> {
         fate
     });
     shared.registry.flush().done().await?;
+    // Without peers there is nobody who could have them, nor anybody to ask.
+    shared
+        .doubts
+        .about(here.iter().map(|own| own.vm.id.clone()));
     let restarts = here.iter().filter(|own| {
         // What is stored was checked; what a newer version allows is not known here.
         let policy = RestartPolicy::of(&own.vm.labels, &own.vm.annotations);
@@ -153,26 +159,6 @@ fn fate_of_leaving(shared: &Shared, vm: &VM) -> Fate {
             Fate::Changed(Change::new(VMState::Failed, VMEventType::Failed, message).because())
         }
     }
-}
-
-/// Starts VMs again, one after the other, while the node serves already.
-pub(super) fn restart(shared: &Arc<Shared>, vms: Vec<String>) {
-    if vms.is_empty() {
-        return;
-    }
-    let node = Arc::downgrade(shared);
-    shared.runtime.spawn(async move {
-        for vm_id in vms {
-            let Some(shared) = node.upgrade() else { return };
-            let action = Action::Start {
-                vm_id: vm_id.clone(),
-            };
-            if let Err(error) = shared.start(action).await {
-                // It says so itself, or somebody was faster.
-                tracing::warn!(vm = vm_id, %error, "was not started again");
-            }
-        }
-    });
 }
 
 #[cfg(test)]

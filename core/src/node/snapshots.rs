@@ -149,6 +149,7 @@ pub(super) async fn restore(shared: &Arc<Shared>, action: Action) -> Result<()> 
     let reading = shared.snapshots.read(vm_id, snapshot_id)?;
     let root = shared.snapshots.root()?;
     let held = shared.hold(&action).await?;
+    shared.make_sure(action.name(), &held.vm).await?;
     let (limits, go_on) = Limits::new(shared, action.name());
     let (own, vm, id) = (Arc::clone(shared), Arc::clone(&held.vm), reading.id.clone());
     let work = async {

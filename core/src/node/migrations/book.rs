@@ -233,6 +233,17 @@ impl Migrations {
         self.lock().epochs.get(vm_id).copied().unwrap_or_default()
     }
 
+    /// Learns of an epoch from a peer, so that the next one that is taken here is higher. Durable when
+    /// the store has been flushed.
+    pub(in crate::node) fn learn_epoch(&self, vm_id: &str, epoch: u64) {
+        let mut inner = self.lock();
+        let last = inner.epochs.entry(vm_id.to_owned()).or_default();
+        if *last < epoch && epoch <= EPOCH_MAX {
+            *last = epoch;
+            self.store_epoch(vm_id, epoch);
+        }
+    }
+
     /// What the source's rules made durable of a migration.
     pub(super) fn record_of(&self, migration: &str) -> Option<Record> {
         self.lock().records.get(migration).cloned()

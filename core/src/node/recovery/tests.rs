@@ -1,6 +1,7 @@
 //! Nodes that end and start again. A node that is killed is one whose files are copied while it runs.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;

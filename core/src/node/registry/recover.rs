@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Change, Registry};
+use crate::error::Result;
+use crate::machine::Machine;
 use crate::model::{VM, VMEventType, VMState};
 
 /// What became of a VM.
@@ -41,6 +43,37 @@ impl Registry {
         let here = here.map(|own| (own.vm.state, own.arriving.is_some()));
         let moved = book.moved.to.get(id).cloned();
         (here, moved.filter(|_| here.is_none()))
+    }
+
+    /// A VM that does not run here is on `node`, as that node says: what this node has of it is older
+    /// and is forgotten, and who asks for it is told where it is. The caller ends the machine that is
+    /// returned, off the async threads.
+    ///
+    /// # Errors
+    ///
+    /// Those of `find`; `unavailable` when the node is over.
+    pub(crate) fn found_elsewhere(
+        &self,
+        id: &str,
+        node: &str,
+        message: &str,
+    ) -> Result<Option<Arc<Machine>>> {
+        let mut book = self.book();
+        book.alive()?;
+        let entry = Arc::clone(&book.record(id)?.entry);
+        self.remember(&mut book, id, node);
+        self.remove(
+            &mut book,
+            id,
+            VMEventType::Migrated,
+            message.to_owned(),
+            |vm| {
+                node.clone_into(&mut vm.node);
+                vm.reason = Some(message.to_owned());
+            },
+        )?;
+        drop(book);
+        Ok(entry.take_machine())
     }
 
     /// Decides for each VM what became of it, before anything is done with any; tells it; the VMs
