@@ -6,7 +6,7 @@ use super::super::Shared;
 use super::super::lifecycle::machine_of;
 use super::super::metrics::Sample;
 use super::super::registry::{Change, Running, VmEntry};
-use super::error_frame;
+use super::{departure, error_frame};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
 use crate::machine::Machine;
@@ -140,6 +140,7 @@ impl DestinationHost for Guest {
                 other.supersede();
             }
         }
+        departure::superseded(&self.shared, &offer.vm.id, &offer.vm.node).map_err(one)?;
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
         let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;

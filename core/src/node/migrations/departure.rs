@@ -187,6 +187,69 @@ fn settle(
     Ok(())
 }
 
+/// A VM is offered by the node `from` under a later epoch than any that was known here: whatever this
+/// node has of it and does not run is an older copy. One that waits to hear what became of a hand-over
+/// has heard it now: only who has the VM can offer it. Blocks for moments.
+///
+/// # Errors
+///
+/// Those of the store. A copy that is in use is left as it is.
+pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()> {
+    let Ok((entry, vm)) = shared.registry.find(vm_id) else {
+        return Ok(());
+    };
+    let machine = match vm.state {
+        VMState::Stopped | VMState::Failed => {
+            let Some(_guard) = entry.try_lock() else {
+                return Ok(());
+            };
+            let (_, vm) = shared.registry.find(vm_id)?;
+            if !matches!(vm.state, VMState::Stopped | VMState::Failed) {
+                return Ok(());
+            }
+            let message = format!("is on the node {from}, which offers it under a later epoch");
+            shared.registry.found_elsewhere(vm_id, from, &message)?
+        }
+        VMState::Migrating | VMState::Unknown => {
+            let Some(job) = shared.migrations.granted(vm_id) else {
+                return Ok(());
+            };
+            // Nobody else settles it from here on.
+            job.abandon();
+            let _turn = job.settle();
+            let record = shared.migrations.record_of(&job.id);
+            let (
+                false,
+                Some(Record::Granted {
+                    epoch,
+                    destination_uuid,
+                }),
+            ) = (job.progress.status().state.is_terminal(), record)
+            else {
+                return Ok(());
+            };
+            let released = Record::Released {
+                epoch,
+                node_uuid: destination_uuid,
+            };
+            shared.migrations.record(&job.id, vm_id, &released)?;
+            let target = job.progress.status().target_node;
+            let message = format!(
+                "moved to the node {target}: so says the node {from}, which offers it under a later \
+                 epoch"
+            );
+            let machine = shared.registry.found_elsewhere(vm_id, from, &message)?;
+            job.progress.finish(MigrationState::Completed, None);
+            shared.migrations.ended(&job);
+            machine
+        }
+        _ => return Ok(()),
+    };
+    drop(machine);
+    shared.doubts.settle(vm_id);
+    shared.registry.flush().wait()
+}
+
 /// Refuses a VM that cannot be moved in the state it has.
 fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
     let why = match vm.state {

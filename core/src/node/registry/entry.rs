@@ -61,6 +61,11 @@ impl VmEntry {
         Arc::clone(&self.lifecycle).lock_owned().await
     }
 
+    /// The same, if nothing else changes it now.
+    pub(in crate::node) fn try_lock(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.lifecycle).try_lock_owned().ok()
+    }
+
     /// Its machine. Whoever holds the lifecycle lock, or the VM in state `migrating`, may keep it
     /// meanwhile; all others use [`with_machine`](Self::with_machine), so that who ends the VM has
     /// the last reference and knows when it is gone.
