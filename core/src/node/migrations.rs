@@ -23,7 +23,9 @@ use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::{self, Answer, Whereabouts};
 use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress};
-use crate::model::{MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp};
+use crate::model::{
+    MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp, VM, VMState,
+};
 use crate::transport::Blocking;
 use crate::wire::frame::{Frame, FrameType};
 use crate::wire::message::encode_error;
@@ -228,6 +230,24 @@ pub(super) async fn progress(
         }
     });
     Ok(())
+}
+
+/// Once a VM is granted to another node, and until it is known what that node did, nothing is legal but
+/// to look and to resolve.
+pub(super) fn check_held(shared: &Shared, what: &str, vm: &VM) -> Result<()> {
+    if vm.state != VMState::Migrating {
+        return Ok(());
+    }
+    match shared.migrations.granted(&vm.id) {
+        None => Ok(()),
+        Some(job) => Err(DWCPError::InvalidOperation(format!(
+            "{what}: VM {} is being handed over to the node {} by migration {}: until it is known who \
+             has it, only get and resolve_migration are legal",
+            vm.id,
+            job.progress.status().target_node,
+            job.id
+        ))),
+    }
 }
 
 /// Gives a VM back that a migration holds, by cancelling it, before `action` (stop, destroy or

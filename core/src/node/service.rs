@@ -62,7 +62,12 @@ impl Shared {
                 key: Some(_),
                 ..
             } => drop(self.registry.find(vm_id)?),
-            _ if action.vm_id().is_some() => drop(self.registry.find_legal(&action)?),
+            _ if action.vm_id().is_some() => {
+                let (_, vm) = self.registry.find_legal(&action)?;
+                if !matches!(action, Action::Get { .. } | Action::ListSnapshots { .. }) {
+                    migrations::check_held(self, action.name(), &vm)?;
+                }
+            }
             _ => {}
         }
         let changes = changes(&action);

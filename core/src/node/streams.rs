@@ -59,6 +59,7 @@ impl Shared {
                     window: interval,
                 };
                 let (entry, vm) = self.registry.find_legal(&action)?;
+                migrations::check_held(self, "stream_metrics", &vm)?;
                 let run = entry
                     .with_machine(|_, run| Arc::clone(run))
                     .ok_or_else(|| ending("stream_metrics", &vm))?;
@@ -73,6 +74,7 @@ impl Shared {
                     data: bytes::Bytes::new(),
                 };
                 let (entry, vm) = self.registry.find_legal(&write)?;
+                migrations::check_held(self, "console", &vm)?;
                 let console = entry.with_machine(|machine, _| machine.console().clone());
                 let console = console.ok_or_else(|| ending("console", &vm))?;
                 self.open_console(entry, console, sink, permit);
