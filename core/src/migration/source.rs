@@ -177,6 +177,8 @@ struct Driver {
     /// time, what either says arrives.
     older: Option<(u64, Link)>,
     copying: Option<Copying>,
+    /// Copying that was told to stop, and whose threads have yet to end.
+    stopping: Option<Copying>,
     marks: Marks,
     /// The destination did not answer PREPARE by then, or copying took too long.
     patience: Option<(Instant, String)>,
@@ -213,6 +215,7 @@ impl Driver {
             link_number: 0,
             older: None,
             copying: None,
+            stopping: None,
             marks: Marks::default(),
             patience: None,
             limit: DowntimeLimit::new(limit),
@@ -421,8 +424,13 @@ impl Driver {
                         .update(|s| s.state = MigrationState::Running);
                     self.work(Work::Copy)
                 }
+                // Its threads give way to others, so they may take their time to end: the guest, which may
+                // be paused, does not wait for them.
                 SourceEffect::StopCopy => {
-                    self.stop_copying();
+                    if let Some(copying) = self.copying.take() {
+                        copying.interrupt();
+                        self.stopping = Some(copying);
+                    }
                     continue;
                 }
                 SourceEffect::Pause => self.pause(),
@@ -536,9 +544,12 @@ impl Driver {
         Ok(None)
     }
 
+    /// Ends all copying, and waits for that.
     fn stop_copying(&mut self) {
-        if let Some(copying) = self.copying.take() {
-            copying.stop();
+        for copying in [self.copying.take(), self.stopping.take()] {
+            if let Some(copying) = copying {
+                copying.stop();
+            }
         }
     }
 
@@ -745,15 +756,18 @@ impl Copying {
         })
     }
 
-    /// Ends it, wherever it is, and waits for that: afterwards nothing follows the machine's memory.
-    fn stop(self) {
-        {
-            let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
-            state.stopped = true;
-            if let Some(engine) = &state.engine {
-                engine.stop();
-            }
+    /// Ends it, wherever it is, and does not wait for that: what it reports from now on means nothing.
+    fn interrupt(&self) {
+        let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stopped = true;
+        if let Some(engine) = &state.engine {
+            engine.stop();
         }
+    }
+
+    /// The same, and waits for it: afterwards nothing follows the machine's memory.
+    fn stop(self) {
+        self.interrupt();
         drop(self.jobs);
         if self.thread.join().is_err() {
             tracing::error!("a copying thread panicked");

@@ -2,7 +2,6 @@
 
 #![allow(
     dead_code,
-    unused_imports,
     unreachable_pub,
     clippy::unwrap_used,
     reason = "each test binary uses a part, and a helper of tests fails the test"
