@@ -1,14 +1,20 @@
 //! The hard limit on the downtime, on a link that becomes slow once the guest is paused. What is tested
 //! here by a real clock is what comes of it; when the limit strikes is tested by a fake one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
 use super::*;
 
-/// What a limited migration may take.
-const LIMIT: Duration = Duration::from_millis(400);
+/// What a limited migration may take. Where timings are asserted a fifth of it is more than a busy host
+/// keeps a thread waiting.
+fn limit() -> Duration {
+    Duration::from_millis(if times().1 { 1_000 } else { 300 })
+}
 
 fn limited() -> MigrationOptions {
     MigrationOptions {
-        max_downtime: u64::try_from(LIMIT.as_millis()).unwrap(),
+        max_downtime: u64::try_from(limit().as_millis()).unwrap(),
         ..plain()
     }
 }
@@ -17,6 +23,36 @@ fn limited() -> MigrationOptions {
 fn times() -> (u32, bool) {
     let long = std::env::var_os("DWCP_LONG").is_some();
     (if long { 100 } else { 2 }, long)
+}
+
+/// A thread that sleeps for moments, again and again: how late it woke at worst says how long this host,
+/// which does other things too, kept a thread waiting that was ready.
+struct Witness {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Witness {
+    fn start() -> Witness {
+        const NAP: Duration = Duration::from_millis(1);
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(NAP);
+                worst = worst.max(began.elapsed().saturating_sub(NAP));
+            }
+            worst
+        });
+        Witness { over, thread }
+    }
+
+    fn worst(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }
 
 /// Migrations over a link that is made slow once the guest is paused: the guest is back.
@@ -31,9 +67,11 @@ async fn back_in_time(test: &str, slow: impl Fn(&FaultProxy)) {
         let vms = here.client().vm();
         let vm = started(&vms, small("limited")).await;
         let mut worst = Duration::ZERO;
-        for n in 0..times {
+        let (mut n, mut disturbed) = (0, 0);
+        while n < times {
             // Forgets the longest silence so far.
             whole(&vms, &vm.id).await;
+            let witness = long.then(Witness::start);
             slow(&link);
             let mut events = vms.watch(&vm.id).await.unwrap();
             let migration = vms.migrate(&vm.id, "node-02", limited()).await.unwrap();
@@ -54,17 +92,29 @@ async fn back_in_time(test: &str, slow: impl Fn(&FaultProxy)) {
             .await;
             let report = vms.guest_report(&vm.id).await.unwrap();
             let gap = Duration::from_micros(report.longest_beat_gap_us);
-            assert!(gap >= LIMIT, "{n}: it stood still for {gap:?} only");
-            worst = worst.max(gap);
-            // Timings are asserted where there is time for them.
-            assert!(!long || gap <= LIMIT.mul_f64(1.2), "{n}: {gap:?}");
+            assert!(gap >= limit(), "{n}: it stood still for {gap:?} only");
             link.heal();
             until("the end of the arrival", || async {
                 !has(&there, &vm.id).await
             })
             .await;
+            // Timings are asserted where there is time for them, and of the guest's own only: a few times
+            // in a row a thread has to be woken until it is back.
+            let late = witness.map_or(Duration::ZERO, Witness::worst);
+            if late > limit() / 20 {
+                disturbed += 1;
+                assert!(disturbed <= times, "this host is too busy to tell");
+                continue;
+            }
+            n += 1;
+            worst = worst.max(gap);
+            assert!(!long || gap <= limit().mul_f64(1.2), "{n}: {gap:?}");
         }
-        println!("{backend:?}: {times} times, limit {LIMIT:?}, longest silence {worst:?}");
+        println!(
+            "{backend:?}: {times} times, limit {:?}, longest silence {worst:?}; {disturbed} more in which \
+             the host kept a thread waiting for a twentieth of the limit",
+            limit()
+        );
         whole(&vms, &vm.id).await;
         moved(&vms, &vm.id, &there).await;
     }
@@ -133,7 +183,7 @@ async fn past_the_limit_a_target_that_is_silent_leaves_the_guest_paused() {
             &["does not answer", "does not run", "resolve_migration"],
         );
         // Long past the limit nobody has run it: only the target can give it back.
-        tokio::time::sleep(LIMIT * 2).await;
+        tokio::time::sleep(limit() * 2).await;
         assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Unknown);
         assert_eq!(
             there.client().vm().get(&vm.id).await.unwrap().state,

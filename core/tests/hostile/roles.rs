@@ -93,10 +93,13 @@ async fn only_peers_speak_as_peers() {
         "operation": "attach", "migration_id": NOBODY, "token": "00000000000000000000000000000000",
         "channel": 0,
     });
+    let question = json!({"operation": "whereabouts", "vms": [NOBODY]});
     for key in [VIEWER, OPERATOR, ADMIN] {
         let mut raw = Raw::extended(&target.address, Some(key));
-        let answer = raw.call(kind::MIGRATION, &attach);
-        assert_eq!(answer.error(), Some(0x100e), "{}", answer.text());
+        for first in [&attach, &question] {
+            let answer = raw.call(kind::MIGRATION, first);
+            assert_eq!(answer.error(), Some(0x100e), "{}", answer.text());
+        }
         // It is refused and no more: the connection goes on.
         assert_eq!(raw.call(kind::HEALTH, &json!({})).kind, kind::OK);
     }
@@ -105,5 +108,20 @@ async fn only_peers_speak_as_peers() {
     let answers = raw.rest();
     let codes: Vec<_> = answers.iter().map(|frame| frame.error()).collect();
     assert_eq!(codes, [Some(0x100b)], "{answers:?}");
+    // What is known of a VM that never was here; and not of more than the limit.
+    let mut raw = Raw::extended(&target.address, Some(PEER));
+    raw.ask(kind::MIGRATION, &question);
+    let answer = raw.next();
+    assert_eq!(answer.kind, kind::OK, "{}", answer.text());
+    let known = &answer.json()["vms"][0];
+    assert_eq!(
+        (&known["vm_id"], &known["epoch"]),
+        (&json!(NOBODY), &json!(0))
+    );
+    assert_eq!(known.get("state"), None);
+    let mut raw = Raw::extended(&target.address, Some(PEER));
+    let many = json!({"operation": "whereabouts", "vms": vec![NOBODY; 1025]});
+    let answer = raw.call(kind::MIGRATION, &many);
+    assert_eq!(answer.error(), Some(0x1003), "{}", answer.text());
     assert_eq!(target.state().await, before);
 }

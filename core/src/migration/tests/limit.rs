@@ -1,22 +1,55 @@
 //! The hard limit on downtime, against a target that takes too long to load the machine's state. The
 //! rule itself is tested by a clock that only the tests move, in `limit`.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::super::Phase;
 use super::super::faults::Faults;
 use super::support::*;
 use crate::model::{MigrationOptions, MigrationState};
 
-const LIMIT: Duration = Duration::from_millis(400);
+/// A thread that sleeps for moments, again and again: how late it woke at worst says how long this host,
+/// which does other things too, kept a thread waiting that was ready.
+struct Witness {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
 
-/// With a load that takes three times the limit, again and again: the guest is back, and says so
+impl Witness {
+    fn start() -> Witness {
+        const NAP: Duration = Duration::from_millis(1);
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(NAP);
+                worst = worst.max(began.elapsed().saturating_sub(NAP));
+            }
+            worst
+        });
+        Witness { over, thread }
+    }
+
+    fn worst(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// With a load that takes twice the limit, again and again: the guest is back, and says so
 /// itself. With `DWCP_LONG` a hundred times, and the longest silence between two of its beats is
 /// within a fifth of the limit each time.
 #[test]
 fn a_slow_load_is_given_up_and_the_guest_is_back() {
     let long = std::env::var_os("DWCP_LONG").is_some();
-    let times = if long { 100 } else { 2 };
+    // Where timings are asserted a fifth of the limit is more than a busy host keeps a thread waiting.
+    let (times, limit) = if long { (100, 1_000) } else { (2, 300) };
+    let limit = Duration::from_millis(limit);
     // Without TLS, which takes its time on a slow build: the rule is the same.
     for hypervisor in back_ends().into_iter().filter(|one| !one.is_encrypted()) {
         let rates = [
@@ -29,15 +62,17 @@ fn a_slow_load_is_given_up_and_the_guest_is_back() {
         a.boot(&vm);
         wait_filled(&a.machine(), &vm);
         let mut worst = Duration::ZERO;
-        for n in 0..times {
+        let (mut n, mut disturbed) = (0, 0);
+        while n < times {
+            let witness = long.then(Witness::start);
             let pulse = a.machine().pulse().unwrap().clone();
             pulse.forget_longest_gap();
             let limited = MigrationOptions {
-                max_downtime: u64::try_from(LIMIT.as_millis()).unwrap(),
+                max_downtime: u64::try_from(limit.as_millis()).unwrap(),
                 ..options()
             };
             let faults = Faults {
-                slow: Some((Phase::Load, LIMIT * 3)),
+                slow: Some((Phase::Load, limit * 2)),
                 ..Faults::default()
             };
             let status = begin(&vm, &a, &b, limited, faults).end();
@@ -47,15 +82,24 @@ fn a_slow_load_is_given_up_and_the_guest_is_back() {
             let beats = pulse.report("").beats;
             wait("a beat", || pulse.report("").beats > beats + 1);
             let gap = Duration::from_micros(pulse.report("").longest_beat_gap_us);
-            assert!(gap >= LIMIT, "{n}: it stood still for {gap:?} only");
-            worst = worst.max(gap);
-            // Timings are asserted where there is time for them.
-            assert!(!long || gap <= LIMIT.mul_f64(1.2), "{n}: {gap:?}");
+            assert!(gap >= limit, "{n}: it stood still for {gap:?} only");
             b.settle();
             assert!(a.has_machine() && !b.has_machine());
+            // Timings are asserted where there is time for them, and of the guest's own only: a few times
+            // in a row a thread has to be woken until it is back.
+            let late = witness.map_or(Duration::ZERO, Witness::worst);
+            if late > limit / 20 {
+                disturbed += 1;
+                assert!(disturbed <= times, "this host is too busy to tell");
+                continue;
+            }
+            n += 1;
+            worst = worst.max(gap);
+            assert!(!long || gap <= limit.mul_f64(1.2), "{n}: {gap:?}");
         }
         println!(
-            "{}: {times} times, limit {LIMIT:?}, longest silence {worst:?}",
+            "{}: {times} times, limit {limit:?}, longest silence {worst:?}; {disturbed} more in which \
+             the host kept a thread waiting for a twentieth of the limit",
             hypervisor.name()
         );
         assert_eq!(verify(&a.machine()).faults, 0);
