@@ -14,6 +14,11 @@ pub(crate) fn advice(why: &Why) -> String {
         }
         Why::Unfit(_) => "choose another target, or change what does not fit",
         Why::Failed(_) | Why::Refused(_) => "it can be migrated again",
+        Why::Forced => {
+            return format!(
+                "{why}. Should the target come back, it is told, and stops the VM if it runs it"
+            );
+        }
     };
     format!("{why}. The VM is here as it was; {what_to_do}")
 }
@@ -72,6 +77,7 @@ mod tests {
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
             assert!(text.contains("here as it was"), "{text}");
         }
+        assert!(advice(&Why::Forced).contains("stops the VM if it runs it"));
         // Whoever cancelled it knows what to do.
         assert_eq!(advice(&Why::Cancelled), "it was cancelled");
     }

@@ -41,6 +41,9 @@ pub(crate) trait DestinationHost: Send + Sync {
     fn started(&self);
     /// Drop what there is of the VM.
     fn discard(&self);
+    /// Somebody has the VM under this epoch: where that is higher than all that this node has seen of
+    /// the VM, stops it at once, before it returns `None`; or the last epoch that was seen here.
+    fn meet(&self, epoch: u64) -> Option<u64>;
     /// How it ended.
     fn finished(&self, outcome: &DestinationOutcome);
     /// Nothing more comes of this migration; its thread ends.
@@ -231,7 +234,7 @@ pub(crate) fn accept_channel(stream: &mut Blocking) -> Result<()> {
 
 /// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
 /// the store: what was not taken is refused, durably, from now on. Waits a moment for the source to settle
-/// it too, so that the verdict can be forgotten.
+/// it too, so that the verdict can be forgotten. `meet` is that of a [`DestinationHost`].
 pub(crate) fn answer_about(
     first: Envelope,
     stream: Blocking,
@@ -239,6 +242,7 @@ pub(crate) fn answer_about(
     verdict: Option<&Verdict>,
     patience: Patience,
     mut persist: impl FnMut(&Verdict) -> Result<()>,
+    meet: impl Fn(u64) -> Option<u64>,
 ) -> Result<()> {
     let (session, epoch) = (first.message.session.clone(), first.message.epoch);
     let source = first.from.clone();
@@ -275,11 +279,18 @@ pub(crate) fn answer_about(
                     let payload = serde_json::to_vec(&envelope)?;
                     link::write_frame(&mut stream, FrameType::Migration, payload)?;
                 }
+                DestinationEffect::Pause { epoch } => inputs.push_back(met(meet(epoch))),
                 // There is no machine, and nobody to tell: the source will ask again.
                 _ => {}
             }
         }
     }
+}
+
+fn met(last: Option<u64>) -> DestinationInput {
+    last.map_or(DestinationInput::Halted, |last| DestinationInput::Later {
+        last,
+    })
 }
 
 /// Compares without telling by the time it takes where the difference is.
@@ -516,6 +527,7 @@ impl Driver {
                 DestinationEffect::Lock => self.lock(),
                 DestinationEffect::Persist(verdict) => self.persist(&verdict),
                 DestinationEffect::Run => self.run(),
+                DestinationEffect::Pause { epoch } => met(self.arriving.meet(epoch)),
                 DestinationEffect::Discard => {
                     self.gate.close();
                     self.machine = None;

@@ -45,6 +45,7 @@ pub(crate) use offer::Offer;
 pub(crate) use patience::Patience;
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
+pub(crate) use protocol::ledger::{EPOCH_MAX, EpochError, Ledger, Meeting};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};
 pub(crate) use recovered::Recovered;
 pub(crate) use source::{Leaving, Outgoing, SourceHost};
@@ -72,7 +73,7 @@ pub(crate) enum Phase {
     Receive,
     /// Destination: loading the machine's state.
     Load,
-    /// Destination: locking the disks.
+    /// Either: locking the disks.
     Lock,
     /// Destination: making a verdict durable.
     Decide,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::link::{self, Dial, Envelope};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome};
 use super::source::SourceHost;
-use crate::error::Result;
+use crate::error::{DWCPError, Result};
 use crate::transport::Blocking;
 use crate::wire::frame::FrameType;
 
@@ -52,26 +52,71 @@ impl Recovered<'_> {
         self.carry_on(stream, Some(first), patience)
     }
 
+    /// A later offer of this VM was accepted here: whoever made it has had the VM. Blocks until that is
+    /// durable.
+    ///
+    /// # Errors
+    ///
+    /// `migration` when it could not be made so.
+    pub(crate) fn outlived(self, epoch: u64) -> Result<Option<SourceOutcome>> {
+        self.alone(SourceInput::Outlived { epoch })
+    }
+
+    /// Takes the VM back without the destination's word, unless it has one. Blocks, for that word as
+    /// long as `patience`.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_operation` when there is nothing to be forced.
+    pub(crate) fn force(self, peer: &Dial, patience: Duration) -> Result<Option<SourceOutcome>> {
+        match link::connect(peer).and_then(|stream| self.carry_on(stream, None, patience)) {
+            Ok(Some(outcome)) => return Ok(Some(outcome)),
+            // Whoever is there now does not know, and never will, or is not who was granted the VM.
+            Ok(None) => {}
+            Err(error) => tracing::info!(%error, session = self.session, "forced: nobody answers"),
+        }
+        self.alone(SourceInput::Force)
+    }
+
+    /// What follows from an input without a peer.
+    fn alone(&self, input: SourceInput) -> Result<Option<SourceOutcome>> {
+        let mut state = self.state(0);
+        let mut inputs = VecDeque::from([input]);
+        let (mut outcome, mut refused) = (None, None);
+        while let Some(input) = inputs.pop_front() {
+            for effect in state.handle(input) {
+                if let SourceEffect::ForceRefused(why) = &effect {
+                    refused = Some(DWCPError::InvalidOperation(why.to_string()));
+                }
+                self.carry_out(effect, &mut std::io::sink(), &mut inputs, &mut outcome)?;
+            }
+        }
+        match (outcome, refused) {
+            (Some(outcome), _) => Ok(Some(outcome)),
+            (None, Some(refused)) => Err(refused),
+            (None, None) => Err(DWCPError::Migration(
+                "what became of the VM could not be written down; try again".into(),
+            )),
+        }
+    }
+
+    /// The hand-over as its record says; `epoch` where there is none.
+    fn state(&self, epoch: u64) -> Source {
+        let epoch = self.record.as_ref().map_or(epoch, Record::session_epoch);
+        Source::recovered(self.session.to_owned(), epoch, self.record.clone())
+    }
+
     fn carry_on(
-        self,
+        &self,
         mut stream: Blocking,
         first: Option<Envelope>,
         patience: Duration,
     ) -> Result<Option<SourceOutcome>> {
         stream.set_write_timeout(Some(patience))?;
-        let epoch = match &self.record {
-            Some(
-                Record::Granted { epoch, .. }
-                | Record::Released { epoch, .. }
-                | Record::Aborted { epoch },
-            ) => *epoch,
-            // It was taken back under the next one.
-            Some(Record::Mine { epoch }) => epoch.saturating_sub(1),
-            None => first.as_ref().map_or(0, |first| first.message.epoch),
-        };
-        // Once settled, the peer only wants to hear so.
-        let settled = !matches!(self.record, Some(Record::Granted { .. }));
-        let mut state = Source::recovered(self.session.to_owned(), epoch, self.record.clone());
+        // Once settled, the peer only wants to hear so; but one that was forced must hear it.
+        let forced = matches!(self.record, Some(Record::Forced { .. }));
+        let settled = !forced && !matches!(self.record, Some(Record::Granted { .. }));
+        let mut state = self.state(first.as_ref().map_or(0, |first| first.message.epoch));
         let mut inputs = VecDeque::from([SourceInput::LinkUp]);
         inputs.extend(first.map(received));
         let (mut outcome, mut broken) = (None, None);
@@ -89,11 +134,16 @@ impl Recovered<'_> {
             if let Some(error) = broken {
                 return Err(error);
             }
-            if settled {
+            if settled || state.is_heard() {
                 return Ok(None);
             }
             match link::next_message(&mut stream, patience)? {
                 Some(envelope) => inputs.push_back(received(envelope)),
+                None if forced => {
+                    return Err(DWCPError::Connection(
+                        "the peer went before it had heard of the force".into(),
+                    ));
+                }
                 None => return Ok(None),
             }
         }
@@ -102,7 +152,7 @@ impl Recovered<'_> {
     fn carry_out(
         &self,
         effect: SourceEffect,
-        stream: &mut Blocking,
+        stream: &mut impl std::io::Write,
         inputs: &mut VecDeque<SourceInput>,
         outcome: &mut Option<SourceOutcome>,
     ) -> Result<()> {
@@ -132,6 +182,7 @@ impl Recovered<'_> {
                  lost"
                     .into(),
             )),
+            SourceEffect::Lock => inputs.push_back(SourceInput::Locked),
             SourceEffect::Finish(SourceOutcome::Unresolved) => {}
             SourceEffect::Finish(end) => {
                 self.host.finished(&end);
@@ -141,6 +192,8 @@ impl Recovered<'_> {
             SourceEffect::AskLater
             | SourceEffect::Ignored(_)
             | SourceEffect::CancelRefused
+            | SourceEffect::ForceRefused(_)
+            | SourceEffect::Halt { .. }
             | SourceEffect::Unlock
             | SourceEffect::StopCopy
             | SourceEffect::Attach { .. }
@@ -287,6 +340,96 @@ mod tests {
         assert_eq!(heard[0], Body::Resolve);
         assert!(told[0].starts_with("Mine { epoch: 4 }"), "{told:?}");
         assert!(!told.contains(&"release".to_owned()));
+    }
+
+    #[test]
+    fn a_vm_is_forced_only_when_nobody_who_knows_answers() {
+        let host = Told::default();
+        let recovered = || Recovered {
+            session: "m",
+            record: granted(),
+            node_uuid: "here",
+            host: &host,
+        };
+        // The destination answers: that is the answer.
+        let (address, thread) = peer(vec![says("there", Body::Running)]);
+        let outcome = recovered().force(&address, PATIENCE);
+        assert!(matches!(outcome, Ok(Some(SourceOutcome::Moved { .. }))));
+        thread.join().unwrap();
+        host.0.lock().unwrap().clear();
+        // Nobody is there.
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Dial::from(closed.local_addr().unwrap());
+        drop(closed);
+        let outcome = recovered().force(&address, PATIENCE);
+        assert!(
+            matches!(outcome, Ok(Some(SourceOutcome::Lost { .. }))),
+            "{outcome:?}"
+        );
+        let told = std::mem::take(&mut *host.0.lock().unwrap());
+        assert!(told[0].starts_with("Forced { epoch: 4"), "{told:?}");
+        // There is nothing to be forced.
+        let moved = Recovered {
+            record: Some(Record::Released {
+                epoch: 3,
+                node_uuid: "there".into(),
+            }),
+            ..recovered()
+        };
+        let refused = moved.force(&address, PATIENCE);
+        assert!(
+            matches!(refused, Err(DWCPError::InvalidOperation(_))),
+            "{refused:?}"
+        );
+        assert!(host.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_destination_is_told_of_a_force_until_it_has_heard() {
+        let host = Told::default();
+        let forced = || Recovered {
+            session: "m",
+            record: Some(Record::Forced {
+                epoch: 4,
+                destination_uuid: "there".into(),
+            }),
+            node_uuid: "here",
+            host: &host,
+        };
+        let reason = "stopped".to_owned();
+        let answers = vec![
+            says("there", Body::Running),
+            says("there", Body::Refused { reason }),
+        ];
+        let (address, thread) = peer(answers);
+        assert!(matches!(forced().ask(&address, PATIENCE), Ok(None)));
+        let superseded = Body::Superseded { epoch: 4 };
+        let heard = thread.join().unwrap();
+        assert_eq!(heard, [superseded.clone(), superseded, Body::Done]);
+        // Who does not answer has not heard.
+        let (address, thread) = peer(Vec::new());
+        let silent = forced().ask(&address, Duration::from_millis(100));
+        assert!(silent.is_err(), "{silent:?}");
+        thread.join().unwrap();
+        assert!(host.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_later_offer_settles_what_nobody_answered() {
+        let host = Told::default();
+        let recovered = Recovered {
+            session: "m",
+            record: granted(),
+            node_uuid: "here",
+            host: &host,
+        };
+        let outcome = recovered.outlived(5);
+        assert!(matches!(outcome, Ok(Some(SourceOutcome::Moved { .. }))));
+        let told = host.0.lock().unwrap();
+        assert!(
+            told[0].starts_with("Released") && told[1] == "release",
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -79,6 +79,8 @@ enum Event {
     Cancel(oneshot::Sender<Result<()>>),
     /// Somebody wants a destination that is silent asked now.
     Ask(oneshot::Sender<()>),
+    /// An operator wants the VM here.
+    Force(oneshot::Sender<Result<()>>),
     /// The node is over.
     Abandon,
 }
@@ -117,6 +119,27 @@ impl Outgoing {
         if self.events.send(Event::Ask(answer)).is_ok() {
             let _ = answered.await;
         }
+    }
+
+    /// Takes the VM back without the destination's word, which may have it: for an operator who knows
+    /// that it will never answer. Returns when that is durable and the VM was told to run, or why not.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_operation` while the peer answers, before the grant, or when the migration is over.
+    pub(crate) async fn force(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let over = || DWCPError::InvalidOperation("the migration is over".into());
+        self.events.send(Event::Force(answer)).map_err(|_| over())?;
+        answered.await.map_err(|_| over())?
+    }
+
+    /// A later offer of this VM was accepted here.
+    pub(crate) fn outlived(&self, epoch: u64) {
+        // A driver that is gone has settled it.
+        let _ = self
+            .events
+            .send(Event::Input(SourceInput::Outlived { epoch }));
     }
 
     /// Hands over a control connection that the peer opened; gives it back when the migration's thread
@@ -189,6 +212,8 @@ struct Driver {
     stranger: Option<String>,
     ask: Option<Instant>,
     ask_delay: Duration,
+    /// An operator who waits for the VM.
+    forcing: Option<oneshot::Sender<Result<()>>>,
     finished: bool,
 }
 
@@ -223,6 +248,7 @@ impl Driver {
             stranger: None,
             ask: None,
             ask_delay: ASK_FIRST,
+            forcing: None,
             finished: false,
         }
     }
@@ -308,6 +334,15 @@ impl Driver {
             Event::Abandon => {
                 self.feed(SourceInput::Cancel);
                 self.finished = true;
+            }
+            Event::Force(answer) => {
+                // A peer that can be reached is asked first; if it is not who was granted the VM, the
+                // next force is obeyed.
+                if self.link.is_none() && self.connect().is_ok() {
+                    self.feed(SourceInput::LinkUp);
+                }
+                self.forcing = Some(answer);
+                self.feed(SourceInput::Force);
             }
             Event::Cancel(answer) => {
                 let effects = self.state.handle(SourceInput::Cancel);
@@ -442,6 +477,17 @@ impl Driver {
                 }
                 // No disk is locked yet in this version.
                 SourceEffect::Unlock => continue,
+                // Nor is any to be locked.
+                SourceEffect::Lock => Ok(Some(self.lock())),
+                SourceEffect::Halt { epoch } => {
+                    tracing::warn!(epoch, session = self.leaving.session, "gives way");
+                    self.leaving.machine.pause();
+                    continue;
+                }
+                SourceEffect::ForceRefused(why) => {
+                    self.forced(Err(DWCPError::InvalidOperation(why.to_string())));
+                    continue;
+                }
                 SourceEffect::Resume => {
                     self.limit.over();
                     self.patience = None;
@@ -546,10 +592,8 @@ impl Driver {
 
     /// Ends all copying, and waits for that.
     fn stop_copying(&mut self) {
-        for copying in [self.copying.take(), self.stopping.take()] {
-            if let Some(copying) = copying {
-                copying.stop();
-            }
+        for copying in self.copying.take().into_iter().chain(self.stopping.take()) {
+            copying.stop();
         }
     }
 
@@ -581,6 +625,22 @@ impl Driver {
         let state = encode(&self.leaving.machine.save()?);
         self.marks.saved = Some(Instant::now());
         self.work(Work::Finish(state))
+    }
+
+    fn lock(&mut self) -> SourceInput {
+        #[cfg(test)]
+        if let Err(error) = super::begin(&self.leaving.faults, super::Phase::Lock) {
+            return SourceInput::LockFailed(error.to_string());
+        }
+        SourceInput::Locked
+    }
+
+    /// Tells an operator who waits what became of the force.
+    fn forced(&mut self, result: Result<()>) {
+        if let Some(answer) = self.forcing.take() {
+            // Who asked may have gone.
+            let _ = answer.send(result);
+        }
     }
 
     fn resume(&mut self) -> Result<Option<SourceInput>> {
@@ -627,6 +687,13 @@ impl Driver {
             self.finished = true;
         }
         self.leaving.host.finished(outcome);
+        match outcome {
+            SourceOutcome::StayedHere { .. } => self.forced(Ok(())),
+            SourceOutcome::Lost { reason } => {
+                self.forced(Err(DWCPError::Migration(reason.clone())));
+            }
+            SourceOutcome::Moved { .. } | SourceOutcome::Unresolved => {}
+        }
         let progress = &self.leaving.progress;
         match outcome {
             SourceOutcome::Moved { .. } => progress.finish(MigrationState::Completed, None),

@@ -22,7 +22,7 @@ use crate::action::{Action, Item};
 use crate::client::ItemSink;
 use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::{self, Answer, Whereabouts};
-use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress};
+use crate::migration::{FRAME_MAX, Greeting, Incoming, Progress, Record};
 use crate::model::{
     MigrationOptions, MigrationState, MigrationStatus, SameHost, Timestamp, VM, VMState,
 };
@@ -131,11 +131,8 @@ pub(super) async fn resolve(
         return Ok(status);
     }
     if force {
-        return Err(DWCPError::Unsupported(
-            "resolve_migration: force, which decides by hand, is not built yet; a peer that answers \
-             again resolves a migration by itself"
-                .into(),
-        ));
+        force_here(shared, &job, &status.target_node).await?;
+        return Ok(job.progress.status());
     }
     if job.is_recovered() {
         let peer = shared.dial(&status.target_node)?;
@@ -193,6 +190,30 @@ pub(super) fn settle_recovered(shared: &Arc<Shared>) -> Vec<AbortHandle> {
         shared.runtime.spawn(asking).abort_handle()
     })
     .collect()
+}
+
+/// Takes the VM of a migration back, on an operator's word that its destination will never answer.
+async fn force_here(shared: &Arc<Shared>, job: &Arc<book::Job>, target: &str) -> Result<()> {
+    let forced = if job.is_recovered() {
+        let peer = shared.dial(target)?;
+        let (forcing, forced) = (Arc::clone(shared), Arc::clone(job));
+        shared
+            .blocking(move || departure::force(&forcing, &forced, &peer))
+            .await
+    } else {
+        job.force().await
+    };
+    let record = shared.migrations.record_of(&job.id);
+    if matches!(record, Some(Record::Forced { .. })) {
+        departure::tell_forced(shared, job);
+    }
+    forced.map_err(|error| match error {
+        DWCPError::InvalidOperation(why) => DWCPError::InvalidOperation(format!(
+            "resolve_migration: migration {} is not forced: {why}",
+            job.id
+        )),
+        other => other,
+    })
 }
 
 /// Opens a stream of how a migration goes: checks, and starts a task that sends
@@ -321,7 +342,8 @@ pub(super) fn greeted(
                 return Ok(());
             }
             if let Ok(job) = shared.migrations.find(session) {
-                if job.is_recovered() {
+                // Its thread has ended, with the node before this one or because it was over.
+                if job.is_recovered() || job.progress.status().state.is_terminal() {
                     return departure::answer(shared, &job, stream, *first);
                 }
                 // A migration that is over here may not be over there.

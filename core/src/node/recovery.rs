@@ -146,7 +146,10 @@ fn fate_of_leaving(shared: &Shared, vm: &VM) -> Fate {
             let event = VMEventType::MigrationFailed;
             Fate::Changed(Change::new(VMState::Unknown, event, message).because())
         }
-        Some((node, Some(Record::Mine { .. } | Record::Aborted { .. }) | None)) => {
+        Some((
+            node,
+            Some(Record::Mine { .. } | Record::Forced { .. } | Record::Aborted { .. }) | None,
+        )) => {
             let message = format!(
                 "the node ended while it was being moved to the node {node}, which had not taken it: \
                  its memory is lost; `start` runs the VM anew"

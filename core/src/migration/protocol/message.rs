@@ -37,6 +37,13 @@ pub(crate) enum Body {
     Revoke,
     /// Source: your verdict is in my store; forget it.
     Done,
+    /// Somebody has the VM under this epoch: stop it, if yours is lower. A source says so whose
+    /// operator has taken the VM back by force, and a destination that has passed the VM on since.
+    Superseded {
+        /// The epoch, higher than the session's. Beside that it needs a name of its own.
+        #[serde(rename = "by")]
+        epoch: u64,
+    },
 
     /// Destination: it fits and there is room.
     Prepared {
@@ -102,6 +109,7 @@ impl Body {
             Self::Commit => "commit",
             Self::Revoke => "revoke",
             Self::Done => "done",
+            Self::Superseded { .. } => "superseded",
             Self::Prepared { .. } => "prepared",
             Self::Unfit { .. } => "unfit",
             Self::Failed { .. } => "failed",

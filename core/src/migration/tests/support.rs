@@ -263,6 +263,12 @@ impl DestinationHost for Host {
     fn discard(&self) {
         *self.machine.lock().unwrap() = None;
     }
+    fn meet(&self, _epoch: u64) -> Option<u64> {
+        if let Some(machine) = &*self.machine.lock().unwrap() {
+            machine.pause();
+        }
+        None
+    }
     fn finished(&self, outcome: &DestinationOutcome) {
         *self.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
     }

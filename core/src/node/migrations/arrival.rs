@@ -11,8 +11,8 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
 use crate::machine::Machine;
 use crate::migration::{
-    Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Offer,
-    Verdict, accept_channel, answer_about, is_offer,
+    Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
+    Offer, Record, Verdict, accept_channel, answer_about, is_offer,
 };
 use crate::model::{VMEventType, VMState};
 use crate::transport::Blocking;
@@ -20,19 +20,21 @@ use crate::transport::Blocking;
 /// A peer offers a VM, or asks about one whose migration nobody here drives any more.
 pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> Result<()> {
     let migration = first.message.session.clone();
-    if !is_offer(&first) {
-        let verdict = shared.migrations.verdict(&migration);
-        let patience = shared.patience;
+    let judged = shared.migrations.judged(&migration);
+    // An offer that was judged came a second time.
+    if judged.is_some() || !is_offer(&first) {
+        // Which VM it was is not known any more where nothing was judged: it is refused, whichever it
+        // was.
+        let (vm_id, verdict) = judged.unzip();
+        let vm_id = vm_id.unwrap_or_default();
         return answer_about(
             first,
             stream,
             &shared.uuid,
             verdict.as_ref(),
-            patience,
-            |verdict| {
-                // Which VM it was is not known any more: it is refused, whichever it was.
-                shared.migrations.judge(&migration, "", verdict)
-            },
+            shared.patience,
+            |verdict| shared.migrations.judge(&migration, &vm_id, verdict),
+            |epoch| meet(shared, &vm_id, epoch),
         );
     }
     let host = Arc::new(Guest {
@@ -52,6 +54,41 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
             faults: crate::migration::faults::Faults::default(),
         })
     })
+}
+
+/// Somebody has a VM under this epoch: what `DestinationHost::meet` promises. Blocks while the machine
+/// ends.
+fn meet(shared: &Shared, vm_id: &str, epoch: u64) -> Option<u64> {
+    let meeting = shared.migrations.meet(vm_id, epoch);
+    let last = match meeting {
+        Meeting::GiveWay => None,
+        // Of two that are equal neither is right; but what leaves, or has left, is not run here.
+        Meeting::Both { last } if shared.migrations.of_vm(vm_id).is_none() => Some(last),
+        Meeting::Both { last } | Meeting::Stand { last } => return Some(last),
+    };
+    let because =
+        format!("an operator forced the node it came from to run it, under epoch {epoch}");
+    stop(shared, vm_id, &because);
+    last
+}
+
+/// Stops a VM at once that somebody else has under a higher epoch. Blocks while the machine ends.
+fn stop(shared: &Shared, vm_id: &str, because: &str) {
+    let Ok((entry, _)) = shared.registry.find(vm_id) else {
+        // It was destroyed, or has gone on.
+        return;
+    };
+    let machine = entry.take_machine();
+    if let Some(machine) = &machine {
+        machine.pause();
+    }
+    let message = format!(
+        "stopped: {because}; what it did here meanwhile is lost with it. Destroy it here, or there"
+    );
+    let change = Change::new(VMState::Failed, VMEventType::Failed, message).because();
+    if let Err(error) = shared.registry.change(vm_id, change) {
+        tracing::debug!(vm = vm_id, %error, "that a VM gave way was not told");
+    }
 }
 
 /// A bulk channel.
@@ -115,6 +152,30 @@ impl Guest {
         }
     }
 
+    /// The epoch of this offer is higher than all that were seen here: whatever older copy of the VM is
+    /// here is over.
+    fn settle_older(&self, epoch: u64, vm_id: &str) -> Result<()> {
+        let migrations = &self.shared.migrations;
+        let Ok((_, vm)) = self.shared.registry.find(vm_id) else {
+            return Ok(());
+        };
+        if matches!(vm.state, VMState::Unknown | VMState::Migrating)
+            && let Some(job) = migrations.granted(vm_id)
+        {
+            departure::outlived(&self.shared, &job, epoch)?;
+            self.shared.doubts.settle(vm_id);
+            return Ok(());
+        }
+        if let Some((node, Some(Record::Forced { .. }))) = migrations.last_of(vm_id) {
+            let because = format!(
+                "it was forced to run here, but the node {node} had it, and it is under epoch {epoch} \
+                 by now"
+            );
+            stop(&self.shared, vm_id, &because);
+        }
+        Ok(())
+    }
+
     fn accept_epoch(&self, vm_id: &str, epoch: u64) -> Result<()> {
         let migrations = &self.shared.migrations;
         migrations.accept_epoch(vm_id, epoch)?;
@@ -140,6 +201,7 @@ impl DestinationHost for Guest {
                 other.supersede();
             }
         }
+        self.settle_older(epoch, &offer.vm.id).map_err(one)?;
         departure::superseded(&self.shared, &offer.vm.id, &offer.vm.node).map_err(one)?;
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
@@ -224,6 +286,12 @@ impl DestinationHost for Guest {
             let change = Change::new(VMState::Failed, VMEventType::Failed, reason.clone());
             self.told(registry.change(&id, change.because()).map(drop));
         }
+    }
+
+    fn meet(&self, epoch: u64) -> Option<u64> {
+        // Nothing is taken before its offer is known.
+        let vm_id = self.vm_id.get().map_or("", String::as_str);
+        meet(&self.shared, vm_id, epoch)
     }
 
     fn over(&self) {

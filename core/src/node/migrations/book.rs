@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::super::once::Once;
 use super::super::store::{Flush, Loaded, Store, Write};
 use crate::error::{DWCPError, Result};
-use crate::migration::{Envelope, Incoming, Outgoing, Progress, Record, Unresolved, Verdict};
+use crate::migration::{
+    EPOCH_MAX, Envelope, EpochError, Incoming, Ledger, Meeting, Outgoing, Progress, Record,
+    Unresolved, Verdict,
+};
 use crate::model::{MigrationState, MigrationStatus, Timestamp};
 use crate::transport::Blocking;
 
@@ -18,8 +21,6 @@ const REMEMBERED_MAX: usize = 1024;
 const INCOMING_MAX: usize = 64;
 /// Verdicts that sources have not settled: each is a few hundred bytes.
 const VERDICTS_MAX: usize = 65_536;
-/// Highest epoch that a peer may name: there is room above for those that are taken here.
-const EPOCH_MAX: u64 = u64::MAX / 2;
 
 /// A migration that left, or leaves, from here.
 #[derive(Debug)]
@@ -53,6 +54,23 @@ impl Job {
             None => Err(DWCPError::InvalidOperation(
                 "the migration has not begun".into(),
             )),
+        }
+    }
+
+    /// Takes the VM back without the destination's word.
+    pub(super) async fn force(&self) -> Result<()> {
+        match self.outgoing.get() {
+            Some(outgoing) => outgoing.force().await,
+            None => Err(DWCPError::InvalidOperation(
+                "the migration has not begun".into(),
+            )),
+        }
+    }
+
+    /// A later offer of the VM was accepted here.
+    pub(super) fn outlived(&self, epoch: u64) {
+        if let Some(outgoing) = self.outgoing.get() {
+            outgoing.outlived(epoch);
         }
     }
 
@@ -107,8 +125,8 @@ struct Inner {
     /// Place of the next job among the others.
     next: u64,
     incoming: BTreeMap<String, Arc<Incoming>>,
-    /// The last epoch of each VM; outlives the VM.
-    epochs: HashMap<String, u64>,
+    /// The epochs of each VM; outlives the VM.
+    ledgers: HashMap<String, Ledger>,
     /// What the source's rules made durable, by migration.
     records: HashMap<String, Record>,
     /// What the destination's rules made durable, by migration, with the VM.
@@ -119,8 +137,11 @@ impl Migrations {
     /// Takes what was stored. A migration that was under way when the node ended is over now, or
     /// unresolved, as its record says.
     pub(in crate::node) fn new(store: Arc<Store>, loaded: &mut Loaded) -> Migrations {
+        let epochs = std::mem::take(&mut loaded.epochs).into_iter();
         let mut inner = Inner {
-            epochs: std::mem::take(&mut loaded.epochs),
+            ledgers: epochs
+                .map(|(vm, last)| (vm, Ledger::stored(last)))
+                .collect(),
             records: std::mem::take(&mut loaded.records),
             verdicts: std::mem::take(&mut loaded.verdicts),
             ..Inner::default()
@@ -230,16 +251,16 @@ impl Migrations {
 
     /// The last epoch of a VM that is known here; 0 for none.
     pub(in crate::node) fn last_epoch(&self, vm_id: &str) -> u64 {
-        self.lock().epochs.get(vm_id).copied().unwrap_or_default()
+        self.lock().ledgers.get(vm_id).map_or(0, Ledger::last)
     }
 
     /// Learns of an epoch from a peer, so that the next one that is taken here is higher. Durable when
     /// the store has been flushed.
     pub(in crate::node) fn learn_epoch(&self, vm_id: &str, epoch: u64) {
         let mut inner = self.lock();
-        let last = inner.epochs.entry(vm_id.to_owned()).or_default();
-        if *last < epoch && epoch <= EPOCH_MAX {
-            *last = epoch;
+        let ledger = inner.ledgers.entry(vm_id.to_owned()).or_default();
+        if ledger.last() < epoch && epoch <= EPOCH_MAX {
+            ledger.note(epoch);
             self.store_epoch(vm_id, epoch);
         }
     }
@@ -252,9 +273,9 @@ impl Migrations {
     /// Whether this node took a VM under the last epoch that it knows of.
     pub(in crate::node) fn has_taken(&self, vm_id: &str) -> bool {
         let inner = self.lock();
-        let last = inner.epochs.get(vm_id);
+        let last = inner.ledgers.get(vm_id).map(Ledger::last);
         inner.verdicts.values().any(|(vm, verdict)| {
-            vm == vm_id && matches!(verdict, Verdict::Taken { epoch } if Some(epoch) == last)
+            vm == vm_id && matches!(verdict, Verdict::Taken { epoch } if Some(*epoch) == last)
         })
     }
 
@@ -280,38 +301,56 @@ impl Migrations {
     }
 
     /// Takes a new epoch for a VM that leaves. Durable when the store has been flushed.
-    pub(super) fn burn_epoch(&self, vm_id: &str) -> u64 {
-        let mut inner = self.lock();
-        let epoch = inner.epochs.entry(vm_id.to_owned()).or_default();
-        *epoch += 1;
-        let epoch = *epoch;
-        self.store_epoch(vm_id, epoch);
-        epoch
+    ///
+    /// # Errors
+    ///
+    /// `migration` when there is none left.
+    pub(super) fn burn_epoch(&self, vm_id: &str) -> Result<u64> {
+        self.change(vm_id, Ledger::burn)
     }
 
     /// Accepts the epoch of a VM that arrives, if it is a new one. Durable when the store has been
     /// flushed.
+    ///
+    /// # Errors
+    ///
+    /// `migration` when it is not.
     pub(in crate::node) fn accept_epoch(&self, vm_id: &str, epoch: u64) -> Result<()> {
-        if epoch > EPOCH_MAX {
-            return Err(DWCPError::Migration(format!(
-                "epoch {epoch} of the VM is none: the highest is {EPOCH_MAX}"
-            )));
-        }
+        self.change(vm_id, |ledger| ledger.accept(epoch))
+    }
+
+    /// Changes what is known of a VM's epochs, unless its rules refuse.
+    fn change<T>(
+        &self,
+        vm_id: &str,
+        rule: impl FnOnce(&mut Ledger) -> Result<T, EpochError>,
+    ) -> Result<T> {
         let mut inner = self.lock();
-        let last = inner.epochs.entry(vm_id.to_owned()).or_default();
-        if epoch <= *last {
-            return Err(DWCPError::Migration(format!(
-                "epoch {epoch} of the VM is over: {last} was seen here"
-            )));
-        }
-        *last = epoch;
-        self.store_epoch(vm_id, epoch);
-        Ok(())
+        let mut ledger = inner.ledgers.get(vm_id).cloned().unwrap_or_default();
+        let answer = rule(&mut ledger).map_err(|error| DWCPError::Migration(error.to_string()))?;
+        self.store_epoch(vm_id, ledger.last());
+        inner.ledgers.insert(vm_id.to_owned(), ledger);
+        Ok(answer)
+    }
+
+    /// Somebody has the VM under this epoch.
+    pub(super) fn meet(&self, vm_id: &str, epoch: u64) -> Meeting {
+        let inner = self.lock();
+        let ledger = inner.ledgers.get(vm_id).cloned().unwrap_or_default();
+        ledger.meet(epoch)
     }
 
     fn store_epoch(&self, vm_id: &str, epoch: u64) {
         let vm_id = vm_id.to_owned();
         self.store.write([Write::Epoch { vm_id, epoch }]);
+    }
+
+    /// Notes an epoch that somebody has the VM under.
+    fn note(&self, inner: &mut Inner, vm_id: &str, epoch: u64) {
+        let ledger = inner.ledgers.entry(vm_id.to_owned()).or_default();
+        ledger.note(epoch);
+        let last = ledger.last();
+        self.store_epoch(vm_id, last);
     }
 
     /// Reached when all that was changed up to now is durable.
@@ -332,11 +371,8 @@ impl Migrations {
     ) -> Result<()> {
         {
             let mut inner = self.lock();
-            if let Record::Mine { epoch } = record {
-                let last = inner.epochs.entry(vm_id.to_owned()).or_default();
-                *last = (*last).max(*epoch);
-                let last = *last;
-                self.store_epoch(vm_id, last);
+            if let Some(epoch) = record.own_epoch() {
+                self.note(&mut inner, vm_id, epoch);
             }
             self.store.write([Write::Record {
                 migration: migration.to_owned(),
@@ -363,12 +399,15 @@ impl Migrations {
         verdict: &Verdict,
     ) -> Result<()> {
         {
-            let inner = self.lock();
+            let mut inner = self.lock();
             let full = inner.verdicts.len() >= VERDICTS_MAX;
             if full && *verdict != Verdict::Forget && !inner.verdicts.contains_key(migration) {
                 return Err(DWCPError::ResourceLimit(format!(
                     "{VERDICTS_MAX} migrations to this node are not settled by their sources,                      which is its limit"
                 )));
+            }
+            if let Verdict::Superseded { epoch } = verdict {
+                self.note(&mut inner, vm_id, *epoch);
             }
             self.store.write([Write::Verdict {
                 migration: migration.to_owned(),
@@ -387,9 +426,9 @@ impl Migrations {
         Ok(())
     }
 
-    pub(super) fn verdict(&self, migration: &str) -> Option<Verdict> {
-        let inner = self.lock();
-        inner.verdicts.get(migration).map(|(_, own)| own.clone())
+    /// What this node's verdict of a migration to it is, and of which VM it was.
+    pub(super) fn judged(&self, migration: &str) -> Option<(String, Verdict)> {
+        self.lock().verdicts.get(migration).cloned()
     }
 
     pub(super) fn incoming(&self, migration: &str) -> Option<Arc<Incoming>> {
@@ -441,7 +480,7 @@ fn end(status: &mut MigrationStatus, record: Option<&Record>) {
             status.error = Some(Unresolved::Silent.text(&status.target_node, &status.id));
             return;
         }
-        Some(Record::Mine { .. } | Record::Aborted { .. }) | None => (
+        Some(Record::Mine { .. } | Record::Forced { .. } | Record::Aborted { .. }) | None => (
             MigrationState::Failed,
             Some("the node ended before the VM was moved".to_owned()),
         ),
@@ -463,17 +502,22 @@ mod tests {
         book(store, loaded)
     }
 
+    fn verdict(book: &Migrations, migration: &str) -> Option<Verdict> {
+        book.judged(migration).map(|(_, verdict)| verdict)
+    }
+
     #[test]
     fn epochs_only_go_up() {
         let book = open(None);
-        assert_eq!((book.burn_epoch("vm"), book.burn_epoch("vm")), (1, 2));
+        assert_eq!(book.burn_epoch("vm").unwrap(), 1);
+        assert_eq!(book.burn_epoch("vm").unwrap(), 2);
         assert!(book.accept_epoch("vm", 2).is_err());
         book.accept_epoch("vm", 5).unwrap();
         assert!(book.accept_epoch("vm", 5).is_err());
         assert!(book.accept_epoch("vm", u64::MAX).is_err());
         book.record("m", "vm", &Record::Mine { epoch: 9 }).unwrap();
-        assert_eq!(book.burn_epoch("vm"), 10);
-        assert_eq!(book.burn_epoch("other"), 1);
+        assert_eq!(book.burn_epoch("vm").unwrap(), 10);
+        assert_eq!(book.burn_epoch("other").unwrap(), 1);
     }
 
     #[test]
@@ -495,7 +539,7 @@ mod tests {
         let book = open(Some(dir.path()));
         book.accept_epoch("vm", 9).unwrap();
         book.accept_epoch("here", 3).unwrap();
-        assert_eq!(book.burn_epoch("vm"), 10);
+        assert_eq!(book.burn_epoch("vm").unwrap(), 10);
         book.add("vm", &progress("failed"), None);
         let (ended, cancelled) = (progress("ended"), MigrationState::Cancelled);
         let job = book.add("vm", &ended, None);
@@ -522,13 +566,40 @@ mod tests {
         ];
         assert_eq!(states, expected.map(|(id, state)| (id.to_owned(), state)));
         assert_eq!(book.last_of("vm"), Some(("node-02".into(), Some(granted))));
-        assert_eq!(book.verdict("in"), Some(taken));
-        assert_eq!(book.verdict("settled"), None);
+        assert_eq!(verdict(&book, "in"), Some(taken));
+        assert_eq!(verdict(&book, "settled"), None);
         assert!(book.has_taken("here") && !book.has_taken("vm"));
         assert!(book.accept_epoch("here", 3).is_err());
-        assert_eq!(book.burn_epoch("vm"), 11);
+        assert_eq!(book.burn_epoch("vm").unwrap(), 11);
         book.accept_epoch("here", 4).unwrap();
         assert!(!book.has_taken("here"), "that was before");
+    }
+
+    #[test]
+    fn a_force_and_its_epoch_outlive_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let forced = Record::Forced {
+            epoch: 4,
+            destination_uuid: "there".into(),
+        };
+        let superseded = Verdict::Superseded { epoch: 7 };
+        let book = open(Some(dir.path()));
+        book.accept_epoch("came", 6).unwrap();
+        book.record("out", "left", &forced).unwrap();
+        book.judge("in", "came", &Verdict::Taken { epoch: 6 })
+            .unwrap();
+        assert!(book.has_taken("came"));
+        assert_eq!(book.meet("came", 7), Meeting::GiveWay);
+        book.judge("in", "came", &superseded).unwrap();
+        drop(book);
+
+        let book = open(Some(dir.path()));
+        assert_eq!(book.record_of("out"), Some(forced));
+        assert_eq!(book.judged("in"), Some(("came".into(), superseded)));
+        assert!(!book.has_taken("came"));
+        assert_eq!(book.meet("came", 7), Meeting::Both { last: 7 });
+        assert_eq!(book.meet("left", 3), Meeting::Stand { last: 4 });
+        assert_eq!(book.burn_epoch("left").unwrap(), 5);
     }
 
     #[test]
@@ -538,7 +609,7 @@ mod tests {
         book.store.break_down(true);
         let taken = Verdict::Taken { epoch: 1 };
         assert!(book.judge("in", "vm", &taken).is_err());
-        assert_eq!(book.verdict("in"), None);
+        assert_eq!(verdict(&book, "in"), None);
         let granted = Record::Granted {
             epoch: 1,
             destination_uuid: "there".into(),
@@ -548,6 +619,6 @@ mod tests {
         let refused = Verdict::Refused { epoch: 1 };
         book.judge("in", "vm", &refused).unwrap();
         drop(book);
-        assert_eq!(open(Some(dir.path())).verdict("in"), Some(refused));
+        assert_eq!(verdict(&open(Some(dir.path())), "in"), Some(refused));
     }
 }

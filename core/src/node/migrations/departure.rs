@@ -1,6 +1,7 @@
 //! A VM that leaves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Shared;
 use super::super::once::Asked;
@@ -81,9 +82,11 @@ pub(super) async fn begin(
         ended(&job.progress).await;
         shared.migrations.ended(&job);
     });
-    let epoch = migrations.burn_epoch(vm_id);
-    // Before anybody is told of it.
-    let burned = migrations.flush().done().await;
+    let (epoch, burned) = match migrations.burn_epoch(vm_id) {
+        // Before anybody is told of it.
+        Ok(epoch) => (epoch, migrations.flush().done().await),
+        Err(error) => (0, Err(error)),
+    };
     let guest = running.machine.config().guest.clone();
     let is_running = before.state == VMState::Running;
     let leaving = Leaving {
@@ -117,6 +120,10 @@ pub(super) async fn begin(
         }
     }
 }
+
+/// The first wait before a destination is told, doubled each time, and the longest.
+const TELL_FIRST: Duration = Duration::from_millis(100);
+const TELL_MAX: Duration = Duration::from_secs(60);
 
 /// Answers a destination that comes about a migration whose thread has ended: with this node before it
 /// was started again, or because all was settled here. Blocks.
@@ -156,6 +163,59 @@ pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
     settle(shared, job, |one| one.ask(peer, shared.patience.silence()))
 }
 
+/// Takes the VM of such a migration back without the destination's word, unless that can be had.
+/// Blocks.
+pub(super) fn force(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
+    settle(shared, job, |one| {
+        one.force(peer, shared.patience.silence())
+    })
+}
+
+/// A VM that left, nobody knows whether, is offered to this node under a later epoch: so it did leave.
+/// Blocks until it is gone from here.
+pub(super) fn outlived(shared: &Arc<Shared>, job: &Job, epoch: u64) -> Result<()> {
+    if job.is_recovered() {
+        return settle(shared, job, |one| one.outlived(epoch));
+    }
+    job.outlived(epoch);
+    let over = tokio::time::timeout(shared.patience.silence(), ended(&job.progress));
+    match shared.runtime.block_on(over) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(DWCPError::Migration(format!(
+            "migration {} of the VM from here is not settled",
+            job.id
+        ))),
+    }
+}
+
+/// Says to the destination that its VM was forced to stay here, again and again until it has heard:
+/// it may run the VM.
+pub(super) fn tell_forced(shared: &Arc<Shared>, job: &Arc<Job>) {
+    let (node, job) = (Arc::downgrade(shared), Arc::clone(job));
+    shared.runtime.spawn(async move {
+        let mut wait = TELL_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(TELL_MAX);
+            let Some(shared) = node.upgrade() else {
+                return;
+            };
+            let told = match shared.dial(&job.progress.status().target_node) {
+                Ok(peer) => {
+                    let (asking, asked) = (Arc::clone(&shared), Arc::clone(&job));
+                    let tell = move || ask(&asking, &asked, &peer);
+                    shared.blocking(tell).await
+                }
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, migration = job.id, "not told of its force"),
+            }
+        }
+    });
+}
+
 fn settle(
     shared: &Arc<Shared>,
     job: &Job,
@@ -188,8 +248,7 @@ fn settle(
 }
 
 /// A VM is offered by the node `from` under a later epoch than any that was known here: whatever this
-/// node has of it and does not run is an older copy. One that waits to hear what became of a hand-over
-/// has heard it now: only who has the VM can offer it. Blocks for moments.
+/// node has of it and does not run is an older copy. Blocks for moments.
 ///
 /// # Errors
 ///
@@ -209,39 +268,6 @@ pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()>
             }
             let message = format!("is on the node {from}, which offers it under a later epoch");
             shared.registry.found_elsewhere(vm_id, from, &message)?
-        }
-        VMState::Migrating | VMState::Unknown => {
-            let Some(job) = shared.migrations.granted(vm_id) else {
-                return Ok(());
-            };
-            // Nobody else settles it from here on.
-            job.abandon();
-            let _turn = job.settle();
-            let record = shared.migrations.record_of(&job.id);
-            let (
-                false,
-                Some(Record::Granted {
-                    epoch,
-                    destination_uuid,
-                }),
-            ) = (job.progress.status().state.is_terminal(), record)
-            else {
-                return Ok(());
-            };
-            let released = Record::Released {
-                epoch,
-                node_uuid: destination_uuid,
-            };
-            shared.migrations.record(&job.id, vm_id, &released)?;
-            let target = job.progress.status().target_node;
-            let message = format!(
-                "moved to the node {target}: so says the node {from}, which offers it under a later \
-                 epoch"
-            );
-            let machine = shared.registry.found_elsewhere(vm_id, from, &message)?;
-            job.progress.finish(MigrationState::Completed, None);
-            shared.migrations.ended(&job);
-            machine
         }
         _ => return Ok(()),
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row};
 
 use super::super::events::Logged;
-use super::write::{ABORTED, GRANTED, MINE, REFUSED, RELEASED, TAKEN};
+use super::write::{ABORTED, FORCED, GRANTED, MINE, REFUSED, RELEASED, SUPERSEDED, TAKEN};
 use super::{Answer, ApiKey, Digest, broken};
 use crate::error::{DWCPError, Result};
 use crate::migration::{Record, Verdict};
@@ -174,6 +174,10 @@ fn migrations(from: &Connection, loaded: &mut Loaded) -> Result<()> {
                     destination_uuid: text(row, 3)?,
                 },
                 MINE => Record::Mine { epoch },
+                FORCED => Record::Forced {
+                    epoch,
+                    destination_uuid: text(row, 3)?,
+                },
                 ABORTED => Record::Aborted { epoch },
                 RELEASED => Record::Released {
                     epoch,
@@ -194,6 +198,7 @@ fn migrations(from: &Connection, loaded: &mut Loaded) -> Result<()> {
             let verdict = match kind.as_str() {
                 TAKEN => Verdict::Taken { epoch },
                 REFUSED => Verdict::Refused { epoch },
+                SUPERSEDED => Verdict::Superseded { epoch },
                 other => return Err(wrong("verdicts", &other)),
             };
             Ok((text(row, 0)?, (text(row, 1)?, verdict)))

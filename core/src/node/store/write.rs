@@ -260,6 +260,10 @@ fn put_migration(to: &mut Statements<'_>, write: &Write) -> rusqlite::Result<()>
                     destination_uuid,
                 } => (GRANTED, epoch, Some(destination_uuid)),
                 Record::Mine { epoch } => (MINE, epoch, None),
+                Record::Forced {
+                    epoch,
+                    destination_uuid,
+                } => (FORCED, epoch, Some(destination_uuid)),
                 Record::Aborted { epoch } => (ABORTED, epoch, None),
                 Record::Released { epoch, node_uuid } => (RELEASED, epoch, Some(node_uuid)),
             };
@@ -277,6 +281,7 @@ fn put_migration(to: &mut Statements<'_>, write: &Write) -> rusqlite::Result<()>
             let (kind, epoch) = match verdict {
                 Verdict::Taken { epoch } => (TAKEN, epoch),
                 Verdict::Refused { epoch } => (REFUSED, epoch),
+                Verdict::Superseded { epoch } => (SUPERSEDED, epoch),
                 Verdict::Forget => {
                     to.prepared("DELETE FROM verdicts WHERE migration = ?1")?
                         .execute([migration])?;
@@ -297,7 +302,9 @@ fn put_migration(to: &mut Statements<'_>, write: &Write) -> rusqlite::Result<()>
 // The words for records and verdicts.
 pub(super) const GRANTED: &str = "granted";
 pub(super) const MINE: &str = "mine";
+pub(super) const FORCED: &str = "forced";
 pub(super) const ABORTED: &str = "aborted";
 pub(super) const RELEASED: &str = "released";
 pub(super) const TAKEN: &str = "taken";
 pub(super) const REFUSED: &str = "refused";
+pub(super) const SUPERSEDED: &str = "superseded";

@@ -5,7 +5,7 @@
 use super::super::message::Body;
 use super::effects::{gone, ignore, not_forgotten};
 use super::state::Event::{self, Did, Heard};
-use super::state::{Effects, Guest, Refused, Refusing, State, Taken};
+use super::state::{Effects, Guest, Refused, Refusing, State, Taken, Taking};
 use super::{
     Destination, DestinationEffect, DestinationInput as Input, DestinationOutcome, DiscardReason,
     Verdict,
@@ -14,13 +14,30 @@ use super::{
 #[cfg(test)]
 use super::super::Mutant;
 
+/// Why a copy is refused whose source was forced.
+const FORCED: &str = "an operator forced the VM to stay on the source";
+/// A VM that was taken and did not run.
+const NOT_STARTED: Taken = Taken {
+    guest: Guest::Starting,
+    settled: false,
+};
+
 impl Destination {
     /// Loaded, and waiting for the source's word.
     pub(super) fn ready(&mut self, event: Event, out: &mut Effects) -> State {
         match event {
             Heard(Body::Resolve) => self.send(Body::Pending, out),
             Heard(Body::Revoke) => {
+                #[cfg(test)]
+                if self.mutant == Some(Mutant::RefusesWithoutFence) {
+                    let reason = "the source revoked the grant".into();
+                    self.send(Body::Refused { reason }, out);
+                    return State::Ready;
+                }
                 return self.refuse("the source revoked the grant".into(), true, out);
+            }
+            Heard(Body::Superseded { .. }) => {
+                return self.refuse(FORCED.into(), true, out);
             }
             Did(Input::Shutdown) => {
                 return self.refuse("the destination is shutting down".into(), true, out);
@@ -58,6 +75,9 @@ impl Destination {
             Heard(Body::Revoke) => {
                 return self.refuse("the source revoked the grant".into(), true, out);
             }
+            Heard(Body::Superseded { .. }) => {
+                return self.refuse(FORCED.into(), true, out);
+            }
             Did(Input::Shutdown) => {
                 return self.refuse("the destination is shutting down".into(), true, out);
             }
@@ -68,10 +88,13 @@ impl Destination {
         State::Locking
     }
 
-    pub(super) fn taking(&mut self, asked: bool, event: &Event, out: &mut Effects) -> State {
+    pub(super) fn taking(&mut self, mut state: Taking, event: &Event, out: &mut Effects) -> State {
         match event {
             Did(Input::Persisted) => {
-                if asked {
+                if let Some(by) = state.superseded {
+                    return self.yield_to(by, NOT_STARTED, out);
+                }
+                if state.asked {
                     self.send(Body::Taken, out);
                 }
                 #[cfg(test)]
@@ -91,12 +114,15 @@ impl Destination {
             Did(Input::PersistFailed) => {
                 return self.refuse("the verdict could not be written".into(), true, out);
             }
-            Heard(Body::Revoke) => return State::Taking { asked: true },
+            Heard(Body::Revoke) => state.asked = true,
+            Heard(Body::Superseded { epoch }) if *epoch > self.epoch => {
+                state.superseded = Some(*epoch);
+            }
             Heard(Body::Resolve) => self.send(Body::Pending, out),
             Did(Input::LinkUp | Input::LinkLost | Input::Ask) => {}
             other => ignore(other, out),
         }
-        State::Taking { asked }
+        State::Taking(state)
     }
 
     pub(super) fn taken(&mut self, mut state: Taken, event: Event, out: &mut Effects) -> State {
@@ -105,6 +131,11 @@ impl Destination {
                 state.guest = Guest::Running;
                 out.push(DestinationEffect::Finish(DestinationOutcome::Running));
                 self.repeat(&state, out);
+                #[cfg(test)]
+                if self.mutant == Some(Mutant::ForgetsItsVerdict) {
+                    state.settled = true;
+                    self.persist(Verdict::Forget, out);
+                }
             }
             Did(Input::RunFailed(reason)) if state.guest == Guest::Starting => {
                 state.guest = Guest::Failed;
@@ -115,6 +146,10 @@ impl Destination {
             }
             Heard(Body::Commit | Body::Revoke | Body::Resolve) => {
                 self.send(state.guest.verdict(), out);
+            }
+            // Only a higher epoch takes a VM away.
+            Heard(Body::Superseded { epoch }) if epoch > self.epoch => {
+                return self.yield_to(epoch, state, out);
             }
             Heard(Body::Done) if !state.settled => {
                 state.settled = true;
@@ -214,7 +249,7 @@ impl Destination {
         out: &mut Effects,
     ) -> State {
         match event {
-            Heard(Body::Commit | Body::Revoke | Body::Resolve) => {
+            Heard(Body::Commit | Body::Revoke | Body::Resolve | Body::Superseded { .. }) => {
                 self.send(
                     Body::Refused {
                         reason: state.reason.clone(),
@@ -250,7 +285,7 @@ impl Destination {
     /// Nothing is here. Who asks has granted what this node lost, and is told so, durably.
     pub(super) fn gone(&mut self, reason: String, event: &Event, out: &mut Effects) -> State {
         match event {
-            Heard(Body::Commit | Body::Revoke | Body::Resolve) => {
+            Heard(Body::Commit | Body::Revoke | Body::Resolve | Body::Superseded { .. }) => {
                 return self.refuse(reason, false, out);
             }
             Did(Input::LinkUp | Input::LinkLost | Input::Ask | Input::Shutdown) => {}

@@ -9,7 +9,7 @@ use super::super::Ignored;
 use super::super::message::Body;
 use super::effects::gone;
 use super::state::Event::{self, Did, Heard};
-use super::state::{Effects, State};
+use super::state::{Effects, State, Taking};
 use super::{
     Destination, DestinationEffect, DestinationInput, DestinationInput as Input, DiscardReason,
     Verdict,
@@ -98,7 +98,7 @@ impl Destination {
                 #[cfg(test)]
                 if self.mutant == Some(Mutant::TakesWithoutLock) {
                     self.persist(Verdict::Taken { epoch: self.epoch }, out);
-                    return State::Taking { asked: false };
+                    return State::Taking(Taking::default());
                 }
                 out.push(DestinationEffect::Lock);
                 State::Locking
@@ -109,9 +109,10 @@ impl Destination {
                 if self.mutant == Some(Mutant::RunsBeforeTaken) {
                     out.push(DestinationEffect::Run);
                 }
-                State::Taking { asked: false }
+                State::Taking(Taking::default())
             }
-            (State::Taking { asked }, event) => self.taking(asked, &event, out),
+            (State::Taking(state), event) => self.taking(state, &event, out),
+            (State::Yielding(state), event) => self.yielding(state, &event, out),
             (State::Taken(state), event) => self.taken(state, event, out),
             (State::Ready, event) => self.ready(event, out),
             (State::Locking, event) => self.locking(event, out),
@@ -128,7 +129,7 @@ impl Destination {
         let (why, told) = match event {
             // Only who has granted says these, and who has granted had READY: so that copy was
             // lost, and this is another.
-            Heard(Body::Commit | Body::Revoke | Body::Resolve) => {
+            Heard(Body::Commit | Body::Revoke | Body::Resolve | Body::Superseded { .. }) => {
                 return self.refuse("the copy that was ready is lost".into(), vm, out);
             }
             Did(Input::LinkUp) => return state.clone(),

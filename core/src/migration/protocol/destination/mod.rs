@@ -1,11 +1,12 @@
 //! The side that takes the VM: what its driver tells it and is told by it.
 //!
-//! The rules are in `before_ready` and `after_ready`. Only the driver of a migration, and the node on restart, call this.
+//! The rules are in `before_ready`, `after_ready` and `superseded`. Only the driver of a migration, and the node on restart, call this.
 
 mod after_ready;
 mod before_ready;
 mod effects;
 mod state;
+mod superseded;
 
 use std::fmt;
 
@@ -93,6 +94,14 @@ pub(crate) enum DestinationInput {
     Ask,
     /// This node is being shut down.
     Shutdown,
+    /// [`DestinationEffect::Pause`] is done: nothing of the VM runs here.
+    Halted,
+    /// [`DestinationEffect::Pause`] was not, or not only, for this node: the VM has had a later epoch
+    /// here, and the other is to stop.
+    Later {
+        /// The last epoch that was seen here.
+        last: u64,
+    },
 }
 
 /// What is to be done.
@@ -117,6 +126,13 @@ pub(crate) enum DestinationEffect {
     /// Run the vCPUs, announce the VM on the network: [`DestinationInput::Ran`] or
     /// [`DestinationInput::RunFailed`].
     Run,
+    /// Somebody has the VM under this epoch. Ask the ledger: where that is the higher one, stop the
+    /// vCPUs at once, a `Run` under way undone, and report [`DestinationInput::Halted`]; where it is
+    /// not, [`DestinationInput::Later`], and where they are equal stop what runs here all the same.
+    Pause {
+        /// The epoch.
+        epoch: u64,
+    },
     /// Drop the VM and its disk locks, before the next effect, and whatever of `Build`,
     /// `Receive`, `Load`, `Lock` is under way. No report; late reports are harmless.
     Discard,
@@ -124,7 +140,8 @@ pub(crate) enum DestinationEffect {
     AskLater,
     /// An input changed nothing. Count it.
     Ignored(Ignored),
-    /// Tell how it ended. Comes once.
+    /// Tell how it ended. Comes once, except that `Superseded` may follow what was told of a VM that
+    /// was taken.
     Finish(DestinationOutcome),
 }
 
@@ -141,6 +158,11 @@ pub(crate) enum Verdict {
     /// failed.
     Refused {
         /// The session's epoch.
+        epoch: u64,
+    },
+    /// It was taken, and somebody has it under a higher epoch since: it is not run here again.
+    Superseded {
+        /// The higher one.
         epoch: u64,
     },
     /// The source has settled it too: the verdict may go, the last epoch stays.
@@ -161,6 +183,12 @@ pub(crate) enum DestinationOutcome {
     Lost {
         /// Why, for people.
         reason: String,
+    },
+    /// The VM ran here, or was about to, and somebody has it under a higher epoch: it stands still
+    /// here, and does not belong to this node any more.
+    Superseded {
+        /// The higher epoch.
+        epoch: u64,
     },
 }
 
@@ -245,6 +273,8 @@ impl DestinationInput {
             Self::LinkUp => "link up",
             Self::Ask => "ask",
             Self::Shutdown => "shutdown",
+            Self::Halted => "halted",
+            Self::Later { .. } => "later",
         }
     }
 }

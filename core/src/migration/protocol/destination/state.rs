@@ -20,10 +20,12 @@ pub(super) enum State {
     Ready,
     /// The source has granted; disks are being locked.
     Locking,
-    /// TAKEN is being written. `asked` when a REVOKE came meanwhile.
-    Taking { asked: bool },
+    /// TAKEN is being written.
+    Taking(Taking),
     /// TAKEN is durable.
     Taken(Taken),
+    /// It was taken, and somebody has it under a higher epoch.
+    Yielding(Yielding),
     /// REFUSED is being written.
     Refusing(Refusing),
     /// REFUSED is durable, or was and is forgotten.
@@ -32,6 +34,35 @@ pub(super) enum State {
     Gone { reason: String },
     /// Stands in while a step is computed.
     Stepping,
+}
+
+/// See [`State::Taking`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Taking {
+    /// A REVOKE came meanwhile.
+    pub(super) asked: bool,
+    /// The source was forced meanwhile, under this epoch.
+    pub(super) superseded: Option<u64>,
+}
+
+/// See [`State::Yielding`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Yielding {
+    /// The higher epoch.
+    pub(super) by: u64,
+    pub(super) was: Taken,
+    pub(super) step: YieldStep,
+}
+
+/// See [`Yielding`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum YieldStep {
+    /// The vCPUs are being stopped, if the other is right.
+    Pausing,
+    /// SUPERSEDED is being written.
+    Writing,
+    /// That failed, and waits for the next time to try.
+    Waiting,
 }
 
 /// See [`State::Taken`].
@@ -95,6 +126,10 @@ impl State {
                 reason: "it was refused before the destination restarted".into(),
                 settled: false,
             }),
+            Some(Verdict::Superseded { epoch }) => Self::Refused(Refused {
+                reason: superseded(*epoch),
+                settled: false,
+            }),
             Some(Verdict::Forget) | None => Self::Gone {
                 reason: "the destination knows no such VM any more".into(),
             },
@@ -109,7 +144,8 @@ impl State {
             Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Locking => "locking",
-            Self::Taking { .. } => "taking",
+            Self::Taking(_) => "taking",
+            Self::Yielding(_) => "yielding",
             Self::Taken(_) => "taken",
             Self::Refusing(_) => "refusing",
             Self::Refused(_) => "refused",
@@ -117,6 +153,11 @@ impl State {
             Self::Stepping => "a step",
         }
     }
+}
+
+/// What a source is told that was forced.
+pub(super) fn superseded(by: u64) -> String {
+    format!("it was taken, and stopped: somebody has it under the higher epoch {by}")
 }
 
 impl Guest {

@@ -24,6 +24,10 @@ impl Source {
                 if let Some(reason) = state.refused {
                     return self.take_back(state.peer, state.revoking, reason, out);
                 }
+                #[cfg(test)]
+                if self.mutant == Some(Mutant::UnlocksAfterCommit) && !state.revoking {
+                    self.send(Body::Commit, out);
+                }
                 if !state.revoking {
                     out.push(SourceEffect::Unlock);
                     self.send(Body::Commit, out);
@@ -116,7 +120,12 @@ impl Source {
 
     pub(super) fn granted(&mut self, mut state: Granted, event: Event, out: &mut Effects) -> State {
         match event {
-            Heard(Body::Running | Body::Taken) => {
+            #[cfg(test)]
+            Heard(Body::Running) if self.mutant == Some(Mutant::RunningIsFailure) => {
+                return self.take_back(state.peer, state.revoking, "it runs".into(), out);
+            }
+            // Whoever offers the VM under a later epoch has had it.
+            Heard(Body::Running | Body::Taken) | Did(Input::Outlived { .. }) => {
                 self.persist_released(&state.peer, out);
                 return State::Releasing(Releasing {
                     peer: state.peer,
@@ -315,6 +324,7 @@ impl Source {
             Heard(Body::Resolve | Body::Running | Body::Taken | Body::Refused { .. }) => {
                 self.send(Body::Done, out);
             }
+            Did(Input::Outlived { .. }) => {}
             Did(Input::Cancel) => out.push(SourceEffect::CancelRefused),
             Did(Input::LinkUp | Input::LinkLost | Input::Ask) => {}
             other => ignore(other, out),

@@ -20,12 +20,16 @@ impl Source {
     pub(crate) fn handle(&mut self, input: SourceInput) -> Vec<SourceEffect> {
         let event = match self.admit(input) {
             Ok(event) => event,
-            Err(ignored) => return vec![SourceEffect::Ignored(ignored)],
+            Err(ignored) => {
+                self.stranger |= ignored == Ignored::Stranger;
+                return vec![SourceEffect::Ignored(ignored)];
+            }
         };
         match event {
-            Did(Input::LinkLost) => self.link = false,
-            Did(Input::LinkUp) => self.link = true,
-            _ => {}
+            Did(Input::LinkLost) => (self.link, self.stranger) = (false, false),
+            Did(Input::LinkUp) => (self.link, self.stranger) = (true, false),
+            Heard(_) => self.stranger = false,
+            Did(_) => {}
         }
         let mut out = Vec::new();
         let state = mem::replace(&mut self.state, State::Stepping);
@@ -80,6 +84,10 @@ impl Source {
             }
             (State::Pausing { peer }, Did(Input::Paused)) => {
                 out.push(SourceEffect::SendState);
+                #[cfg(test)]
+                if self.mutant == Some(Mutant::GrantsBeforeReady) {
+                    return State::Sending { peer, ready: true };
+                }
                 State::Sending { peer, ready: false }
             }
             (State::Sending { peer, .. }, Heard(Body::Ready)) => {
@@ -90,11 +98,14 @@ impl Source {
             }
             (State::Sending { peer, ready: true }, Did(Input::StateSent))
             | (State::AwaitingReady { peer }, Heard(Body::Ready)) => self.grant(peer, out),
+            (state, Did(Input::Force)) => self.force(state, out),
             (State::Granting(state), event) => self.granting(state, event, out),
             (State::Doubtful(state), event) => self.doubtful(state, event, out),
             (State::Granted(state), event) => self.granted(state, event, out),
             (State::TakingBack(state), event) => self.taking_back(state, event, out),
             (State::Releasing(state), event) => self.releasing(state, event, out),
+            (State::Forcing(state), event) => self.forcing(state, event, out),
+            (State::Forced(state), event) => self.forced(state, event, out),
             (State::Undoing { peer, why }, event) => self.undoing(peer, why, event, out),
             (State::Stayed { peer }, event) => {
                 self.stayed(&event, out);
@@ -121,6 +132,11 @@ impl Source {
                 return state;
             }
             Did(Input::LinkUp) => return state,
+            // Whoever offers it, this copy is not given up before it is granted.
+            Did(Input::Outlived { .. }) => {
+                ignore(&event, out);
+                return state;
+            }
             Did(Input::Cancel) => Why::Cancelled,
             Did(Input::LimitPassed) if state.pausing() => Why::DowntimeLimit,
             Did(Input::LinkLost) => Why::Failed("the link to the destination was lost".into()),

@@ -1,10 +1,11 @@
 //! The side that gives the VM away: what its driver tells it and is told by it.
 //!
-//! The rules are in `before_grant` and `after_grant`. Only the driver of a migration, and the node on restart, call this.
+//! The rules are in `before_grant`, `after_grant` and `force`. Only the driver of a migration, and the node on restart, call this.
 
 mod after_grant;
 mod before_grant;
 mod effects;
+mod force;
 mod state;
 
 use std::fmt;
@@ -35,6 +36,8 @@ pub(crate) struct Source {
     alive: bool,
     /// Whether [`SourceOutcome::Unresolved`] has been told.
     told: bool,
+    /// Who answers over this link is not the peer, but somebody in its place.
+    stranger: bool,
     #[cfg(test)]
     pub(super) mutant: Option<Mutant>,
 }
@@ -69,6 +72,21 @@ pub(crate) enum SourceInput {
     Failed(String),
     /// Somebody wants the migration stopped.
     Cancel,
+    /// An operator says that the destination will never answer, and that the VM is to run here.
+    Force,
+    /// [`SourceEffect::Lock`] is done.
+    Locked,
+    /// [`SourceEffect::Lock`] failed: somebody else has the disks.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for disks, which are not built yet")
+    )]
+    LockFailed(String),
+    /// A later offer of this VM was accepted here: whoever made it has had the VM.
+    Outlived {
+        /// The offer's epoch.
+        epoch: u64,
+    },
     /// The connection broke, or the peer was silent for too long.
     LinkLost,
     /// There is a connection again, to the same peer.
@@ -107,19 +125,29 @@ pub(crate) enum SourceEffect {
     Persist(Record),
     /// Give the disk locks up, before the next effect. No report.
     Unlock,
+    /// Take the disk locks back, which were given up: [`SourceInput::Locked`] or
+    /// [`SourceInput::LockFailed`].
+    Lock,
     /// Run the vCPUs here again, devices and locks as before, a `Pause` under way undone:
     /// [`SourceInput::Resumed`] or [`SourceInput::Failed`].
     Resume,
     /// The VM has gone: drop what is left of it here, remember where it went. No report.
     Release,
+    /// The VM lives on elsewhere, though it was forced here: stop the vCPUs at once. No report.
+    Halt {
+        /// The epoch it lives on under.
+        epoch: u64,
+    },
     /// Report [`SourceInput::Ask`] after a back-off. Replaces one that is waiting.
     AskLater,
     /// A [`SourceInput::Cancel`] came too late.
     CancelRefused,
+    /// A [`SourceInput::Force`] is not obeyed.
+    ForceRefused(ForceRefusal),
     /// An input changed nothing. Count it.
     Ignored(Ignored),
     /// Tell how it ended. Comes once, except that another end may follow
-    /// [`SourceOutcome::Unresolved`].
+    /// [`SourceOutcome::Unresolved`], and `Lost` a VM that stayed by [`Why::Forced`].
     Finish(SourceOutcome),
 }
 
@@ -138,6 +166,13 @@ pub(crate) enum Record {
         /// The new epoch.
         epoch: u64,
     },
+    /// An operator has taken the VM back, without the destination's word.
+    Forced {
+        /// The new epoch.
+        epoch: u64,
+        /// The store that may have taken it, and is to hear of this.
+        destination_uuid: String,
+    },
     /// The grant is void: its write had failed, and it was never told to anybody.
     Aborted {
         /// The session's epoch.
@@ -150,6 +185,27 @@ pub(crate) enum Record {
         /// Where it went.
         node_uuid: String,
     },
+}
+
+impl Record {
+    /// The epoch of the session that it is of.
+    pub(crate) fn session_epoch(&self) -> u64 {
+        match self {
+            Self::Granted { epoch, .. }
+            | Self::Released { epoch, .. }
+            | Self::Aborted { epoch } => *epoch,
+            // It was taken back under the next one.
+            Self::Mine { epoch } | Self::Forced { epoch, .. } => epoch.saturating_sub(1),
+        }
+    }
+
+    /// The epoch that this node has the VM under by it.
+    pub(crate) fn own_epoch(&self) -> Option<u64> {
+        match self {
+            Self::Mine { epoch } | Self::Forced { epoch, .. } => Some(*epoch),
+            Self::Granted { .. } | Self::Released { .. } | Self::Aborted { .. } => None,
+        }
+    }
 }
 
 /// How it ended for the source.
@@ -188,6 +244,21 @@ pub(crate) enum Why {
     DowntimeLimit,
     /// The destination refused to take it.
     Refused(String),
+    /// An operator forced it to.
+    Forced,
+}
+
+/// Why a force is not obeyed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ForceRefusal {
+    /// Nothing is to be decided by hand: the hand-over stands here.
+    Decided(&'static str),
+    /// The peer answers, and knows.
+    PeerAnswers,
+    /// The destination said meanwhile that it has the VM.
+    Taken,
+    /// The disks could not be locked.
+    Locks(String),
 }
 
 impl Source {
@@ -206,6 +277,11 @@ impl Source {
         Self::with(session, epoch, State::recovered(record), false)
     }
 
+    /// Whether the VM was forced to stay and the destination knows.
+    pub(crate) fn is_heard(&self) -> bool {
+        matches!(&self.state, State::Forced(forced) if forced.settled)
+    }
+
     fn with(session: String, epoch: u64, state: State, fresh: bool) -> Self {
         Self {
             session,
@@ -214,6 +290,7 @@ impl Source {
             link: fresh,
             alive: fresh,
             told: !fresh,
+            stranger: false,
             #[cfg(test)]
             mutant: None,
         }
@@ -235,6 +312,10 @@ impl SourceInput {
             Self::Resumed => "resumed",
             Self::Failed(_) => "failed here",
             Self::Cancel => "cancel",
+            Self::Force => "force",
+            Self::Locked => "locked",
+            Self::LockFailed(_) => "lock failed",
+            Self::Outlived { .. } => "outlived",
             Self::LinkLost => "link lost",
             Self::LinkUp => "link up",
             Self::LimitPassed => "limit passed",
@@ -251,6 +332,23 @@ impl fmt::Display for Why {
             Self::Cancelled => f.write_str("it was cancelled"),
             Self::DowntimeLimit => f.write_str("the limit on downtime passed"),
             Self::Refused(reason) => write!(f, "the destination refused: {reason}"),
+            Self::Forced => f.write_str("an operator forced it to stay"),
+        }
+    }
+}
+
+impl fmt::Display for ForceRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decided(phase) => {
+                write!(
+                    f,
+                    "nothing is to be decided by force: the hand-over is {phase}"
+                )
+            }
+            Self::PeerAnswers => f.write_str("the peer answers"),
+            Self::Taken => f.write_str("the destination says that it has taken the VM"),
+            Self::Locks(reason) => write!(f, "the disks could not be locked: {reason}"),
         }
     }
 }

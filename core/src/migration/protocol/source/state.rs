@@ -36,6 +36,10 @@ pub(super) enum State {
     Undoing { peer: Option<String>, why: Why },
     /// The VM is this node's.
     Stayed { peer: Option<String> },
+    /// An operator wants the VM here, without the destination's word.
+    Forcing(Forcing),
+    /// The VM is this node's by force.
+    Forced(Forced),
     /// The VM is the destination's.
     Moved { peer: String },
     /// Stands in while a step is computed.
@@ -87,6 +91,48 @@ pub(super) struct Releasing {
     pub(super) writing: bool,
 }
 
+/// See [`State::Forcing`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Forcing {
+    pub(super) peer: String,
+    /// The limit had passed.
+    pub(super) revoking: bool,
+    pub(super) step: ForceStep,
+    /// The destination says, meanwhile, that it has the VM: the force is off.
+    pub(super) taken: bool,
+}
+
+/// See [`Forcing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum ForceStep {
+    /// The disks are being locked.
+    Locking,
+    /// FORCED is being written.
+    Writing,
+    /// That failed, and waits for the next time to try.
+    Waiting,
+}
+
+/// See [`State::Forced`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Forced {
+    pub(super) peer: String,
+    /// The epoch it was forced under.
+    pub(super) epoch: u64,
+    pub(super) guest: Guest,
+    /// The destination knows.
+    pub(super) settled: bool,
+}
+
+/// What became of a VM that was forced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Guest {
+    Starting,
+    Running,
+    /// It did not start, or its memory is lost, or it gave way.
+    Stopped,
+}
+
 /// An input that was let in: of this session, from the right peer.
 pub(super) enum Event {
     Heard(Body),
@@ -111,6 +157,15 @@ impl State {
                 peer: destination_uuid,
                 revoking: false,
             }),
+            Some(Record::Forced {
+                epoch,
+                destination_uuid,
+            }) => Self::Forced(Forced {
+                peer: destination_uuid,
+                epoch,
+                guest: Guest::Stopped,
+                settled: false,
+            }),
             Some(Record::Released { node_uuid, .. }) => Self::Moved { peer: node_uuid },
             Some(Record::Mine { .. } | Record::Aborted { .. }) | None => {
                 Self::Stayed { peer: None }
@@ -133,6 +188,8 @@ impl State {
             | Self::Granted(Granted { peer, .. })
             | Self::TakingBack(TakingBack { peer, .. })
             | Self::Releasing(Releasing { peer, .. })
+            | Self::Forcing(Forcing { peer, .. })
+            | Self::Forced(Forced { peer, .. })
             | Self::Moved { peer } => Some(peer),
         }
     }
@@ -153,6 +210,8 @@ impl State {
             Self::Releasing(_) => "releasing",
             Self::Undoing { .. } => "undoing",
             Self::Stayed { .. } => "stayed",
+            Self::Forcing(_) => "being forced",
+            Self::Forced(_) => "forced",
             Self::Moved { .. } => "moved",
             Self::Stepping => "a step",
         }

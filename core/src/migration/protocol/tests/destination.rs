@@ -7,7 +7,7 @@ use super::super::destination::{Destination, DestinationOutcome, DiscardReason, 
 use super::super::message::{Body, Message};
 use super::{D, EPOCH, S, abort, failed, message, offer, prepared, refused};
 
-fn hear(body: Body) -> Input {
+pub(super) fn hear(body: Body) -> Input {
     Input::Received {
         from: S.into(),
         message: message(body),
@@ -18,7 +18,7 @@ fn say(body: Body) -> Effect {
     Effect::Send(message(body))
 }
 
-fn out_of_place(what: &'static str) -> Vec<Effect> {
+pub(super) fn out_of_place(what: &'static str) -> Vec<Effect> {
     vec![Effect::Ignored(Ignored::OutOfPlace(what))]
 }
 
@@ -34,7 +34,7 @@ fn write_taken() -> Effect {
     Effect::Persist(Verdict::Taken { epoch: EPOCH })
 }
 
-fn write_refused() -> Effect {
+pub(super) fn write_refused() -> Effect {
     Effect::Persist(Verdict::Refused { epoch: EPOCH })
 }
 
@@ -61,14 +61,14 @@ const IDLE: usize = 0;
 const BUILDING: usize = 1;
 const RECEIVING: usize = 2;
 const LOADING: usize = 3;
-const READY: usize = 4;
-const LOCKING: usize = 5;
-const TAKING: usize = 6;
+pub(super) const READY: usize = 4;
+pub(super) const LOCKING: usize = 5;
+pub(super) const TAKING: usize = 6;
 const STARTING: usize = 7;
-const RUNNING: usize = 8;
+pub(super) const RUNNING: usize = 8;
 
 /// A destination that has gone so many steps of the way.
-fn at(steps: usize) -> Destination {
+pub(super) fn at(steps: usize) -> Destination {
     let mut destination = Destination::new("m".into(), EPOCH, D.into(), S.into());
     for (input, effects) in way().into_iter().take(steps) {
         assert_eq!(destination.handle(input), effects);
@@ -78,7 +78,7 @@ fn at(steps: usize) -> Destination {
 
 /// Feeds a script; each line is an input and its exact effects.
 #[track_caller]
-fn script(destination: &mut Destination, lines: Vec<(Input, Vec<Effect>)>) {
+pub(super) fn script(destination: &mut Destination, lines: Vec<(Input, Vec<Effect>)>) {
     for (input, effects) in lines {
         assert_eq!(
             destination.handle(input.clone()),

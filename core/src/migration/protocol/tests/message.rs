@@ -12,6 +12,7 @@ fn all() -> Vec<Body> {
         Body::Commit,
         Body::Revoke,
         Body::Done,
+        Body::Superseded { epoch: 8 },
         prepared(),
         Body::Unfit {
             reasons: vec!["too small".into()],
@@ -48,6 +49,15 @@ fn a_message_is_one_flat_object() {
             "node_uuid": "d", "token": "00ff", "channels": 4,
         })
     );
+}
+
+#[test]
+fn a_force_names_its_epoch_beside_the_sessions() {
+    // Two fields would share the name: what is said of the other epoch has one of its own.
+    let said = json!({"session": "m", "epoch": 7, "operation": "superseded", "by": 8});
+    let told = message(Body::Superseded { epoch: 8 });
+    assert_eq!(serde_json::to_value(&told).unwrap(), said);
+    assert_eq!(serde_json::from_value::<Message>(said).unwrap(), told);
 }
 
 #[test]

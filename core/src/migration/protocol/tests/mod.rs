@@ -1,11 +1,11 @@
-//! Scripts for each side alone, scripts for the pair, and a search through all orders of events.
+//! Scripts for each side alone, scripts for the pair, and a model that tries every order of events.
 
 mod destination;
+mod force;
 mod message;
+mod model;
 mod pair;
-mod search;
 mod source;
-mod world;
 
 use super::message::{Body, Message, Prepare};
 

@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use super::super::destination::{DestinationOutcome, DiscardReason, Verdict};
 use super::super::source::{Record, SourceOutcome, Why};
-use super::world::{End, Job, Move, Side, World};
+use super::model::Move;
+use super::model::world::{Config, End, Job, Node, Session, Side, World};
 use super::{D, EPOCH};
 
 /// Both sides, their world, and the words to play with them.
@@ -26,7 +27,19 @@ impl DerefMut for Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self(World::new(None))
+        Self(World::new(Config::default()))
+    }
+
+    fn session(&self) -> &Session {
+        &self.sessions[0]
+    }
+
+    fn s(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    fn d(&self) -> &Node {
+        &self.nodes[1]
     }
 
     #[track_caller]
@@ -39,7 +52,7 @@ impl Pair {
     fn on_the_wire(&self, operation: &str) -> Option<usize> {
         self.net
             .iter()
-            .position(|(_, _, body)| body.operation() == operation)
+            .position(|packet| packet.body.operation() == operation)
     }
 
     #[track_caller]
@@ -67,11 +80,11 @@ impl Pair {
     }
 
     fn job(&self, side: Side, wanted: &Job) -> Option<usize> {
-        let node = match side {
-            Side::Source => &self.s,
-            Side::Destination => &self.d,
+        let seat = match side {
+            Side::Source => &self.session().s,
+            Side::Destination => &self.session().d,
         };
-        node.jobs
+        seat.jobs
             .iter()
             .position(|(job, stopped)| !stopped && job == wanted)
     }
@@ -95,14 +108,17 @@ impl Pair {
     fn fail(&mut self, side: Side, job: &Job) {
         self.until_begun(side, job);
         let index = self.job(side, job).unwrap();
-        self.play(Move::Finish(side, index, End::Failed));
+        self.play(Move::Finish(0, side, index, End::Failed));
     }
 
     #[track_caller]
     fn cut(&mut self) {
-        self.play(Move::Cut { lose: true });
-        self.play(Move::Notice(Side::Source));
-        self.play(Move::Notice(Side::Destination));
+        self.play(Move::Cut {
+            wire: 0,
+            lose: true,
+        });
+        self.play(Move::Notice(0, Side::Source));
+        self.play(Move::Notice(0, Side::Destination));
     }
 
     /// Goes on quietly until nothing more happens, and looks at what is left.
@@ -119,26 +135,29 @@ impl Pair {
     #[track_caller]
     fn assert_moved(&mut self) {
         self.rest();
-        assert!(self.d.runs && !self.s.runs && !self.s.memory);
+        assert!(self.d().runs && !self.s().runs && self.s().copy.is_none());
         assert_eq!(
-            self.s_end,
+            self.session().s_end,
             Some(SourceOutcome::Moved {
                 node_uuid: D.into()
             })
         );
-        assert_eq!(self.d_end, Some(DestinationOutcome::Running));
+        assert_eq!(self.session().d_end, Some(DestinationOutcome::Running));
         let released = Record::Released {
             epoch: EPOCH,
             node_uuid: D.into(),
         };
-        assert_eq!(self.record, Some(released));
+        assert_eq!(self.session().record, Some(released));
     }
 
     #[track_caller]
     fn assert_stayed(&mut self, why: Why) {
         self.rest();
-        assert!(self.s.runs && self.s.locked && !self.d.runs && !self.d.memory);
-        assert_eq!(self.s_end, Some(SourceOutcome::StayedHere { why }));
+        assert!(self.s().runs && self.s().locked && !self.d().runs && self.d().copy.is_none());
+        assert_eq!(
+            self.session().s_end,
+            Some(SourceOutcome::StayedHere { why })
+        );
     }
 }
 
@@ -192,7 +211,7 @@ fn what_is_lost_before_ready_costs_nothing_but_the_migration() {
 fn a_cut_before_the_grant_leaves_the_vm_at_the_source() {
     let lost = || Why::Failed("the link to the destination was lost".into());
     for (side, job) in [
-        (Side::Destination, Job::Build),
+        (Side::Destination, Job::Build(true)),
         (Side::Source, Job::Attach),
         (Side::Source, Job::Copy),
         (Side::Source, Job::Pause),
@@ -231,9 +250,9 @@ fn nobody_runs_while_nobody_can_tell() {
     let mut pair = Pair::new();
     pair.until_sent("commit");
     pair.cut();
-    pair.play(Move::Timer(Side::Source));
-    assert_eq!(pair.s_end, Some(SourceOutcome::Unresolved));
-    assert!(!pair.s.runs && !pair.d.runs);
+    pair.play(Move::Timer(0, Side::Source));
+    assert_eq!(pair.session().s_end, Some(SourceOutcome::Unresolved));
+    assert!(!pair.s().runs && !pair.d().runs);
     pair.assert_moved();
 }
 
@@ -252,7 +271,7 @@ fn a_failure_of_any_step_before_the_grant_leaves_the_vm_at_the_source() {
         pair.assert_stayed(Why::Failed("broken".into()));
     }
     let mut pair = Pair::new();
-    pair.fail(Side::Destination, &Job::Build);
+    pair.fail(Side::Destination, &Job::Build(true));
     pair.assert_stayed(Why::Unfit(vec!["broken".into()]));
 }
 
@@ -261,7 +280,10 @@ fn a_failure_after_the_grant_comes_back_by_a_refusal() {
     let mut pair = Pair::new();
     pair.fail(Side::Destination, &Job::Lock);
     pair.assert_stayed(Why::Refused("the disks could not be locked: broken".into()));
-    assert_eq!(pair.record, Some(Record::Mine { epoch: EPOCH + 1 }));
+    assert_eq!(
+        pair.session().record,
+        Some(Record::Mine { epoch: EPOCH + 1 })
+    );
 
     let mut pair = Pair::new();
     pair.fail(Side::Destination, &taken());
@@ -273,27 +295,33 @@ fn a_grant_that_could_not_be_written_is_taken_back() {
     let mut pair = Pair::new();
     pair.fail(Side::Source, &granted());
     pair.assert_stayed(Why::Failed("the grant could not be written".into()));
-    assert_eq!(pair.record, Some(Record::Aborted { epoch: EPOCH }));
+    assert_eq!(
+        pair.session().record,
+        Some(Record::Aborted { epoch: EPOCH })
+    );
 }
 
 #[test]
 fn a_revoke_overtakes_the_commit() {
     let mut pair = Pair::new();
     pair.until_sent("commit");
-    pair.play(Move::Limit);
+    pair.play(Move::Limit(0));
     pair.deliver("revoke");
     pair.deliver("commit");
     pair.assert_stayed(Why::DowntimeLimit);
     let reason = "the source revoked the grant".to_owned();
     let why = DiscardReason::Refused(reason);
-    assert_eq!(pair.d_end, Some(DestinationOutcome::Discarded { why }));
+    assert_eq!(
+        pair.session().d_end,
+        Some(DestinationOutcome::Discarded { why })
+    );
 }
 
 #[test]
 fn a_revoke_that_comes_too_late_changes_nothing() {
     let mut pair = Pair::new();
     pair.until_begun(Side::Destination, &Job::Run);
-    pair.play(Move::Limit);
+    pair.play(Move::Limit(0));
     pair.deliver("revoke");
     pair.deliver("taken");
     pair.assert_moved();
@@ -307,10 +335,10 @@ fn a_commit_held_back_over_a_refusal_is_refused() {
     pair.fail(Side::Destination, &Job::Lock);
     pair.until_sent("refused");
     pair.deliver("refused");
-    while !pair.s.jobs.is_empty() {
-        pair.play(Move::Finish(Side::Source, 0, End::Done));
+    while !pair.session().s.jobs.is_empty() {
+        pair.play(Move::Finish(0, Side::Source, 0, End::Done));
     }
-    assert!(pair.s.runs);
+    assert!(pair.s().runs);
     pair.deliver("commit");
     pair.assert_stayed(Why::Refused("the disks could not be locked: broken".into()));
 }
@@ -320,7 +348,7 @@ fn a_source_killed_after_the_grant_is_survived_by_its_vm() {
     let mut pair = Pair::new();
     pair.until_sent("commit");
     pair.play(Move::Drop(pair.find("commit")));
-    pair.play(Move::Crash(Side::Source, End::Failed));
+    pair.play(Move::Crash(0, 0));
     pair.assert_moved();
 }
 
@@ -329,7 +357,7 @@ fn a_destination_killed_before_taken_is_survived_by_its_vm() {
     for job in [Job::Lock, taken()] {
         let mut pair = Pair::new();
         pair.until_begun(Side::Destination, &job);
-        pair.play(Move::Crash(Side::Destination, End::Failed));
+        pair.play(Move::Crash(1, 0));
         pair.assert_stayed(Why::Refused(
             "the destination knows no such VM any more".into(),
         ));
@@ -340,11 +368,11 @@ fn a_destination_killed_before_taken_is_survived_by_its_vm() {
 fn a_destination_killed_after_taken_has_the_vm_and_it_is_failed() {
     let mut pair = Pair::new();
     pair.until_begun(Side::Destination, &taken());
-    pair.play(Move::Crash(Side::Destination, End::FailedButWritten));
+    pair.play(Move::Crash(1, 1));
     pair.rest();
-    assert!(!pair.s.runs && !pair.d.runs && pair.excused);
+    assert!(!pair.s().runs && !pair.d().runs && pair.excused);
     assert_eq!(
-        pair.s_end,
+        pair.session().s_end,
         Some(SourceOutcome::Moved {
             node_uuid: D.into()
         })
@@ -356,12 +384,12 @@ fn a_cancel_works_until_the_grant_is_being_written() {
     for job in [Job::Attach, Job::Copy, Job::Pause, Job::SendState] {
         let mut pair = Pair::new();
         pair.until_begun(Side::Source, &job);
-        pair.play(Move::Cancel);
+        pair.play(Move::Cancel(0));
         pair.assert_stayed(Why::Cancelled);
     }
     let mut pair = Pair::new();
     pair.until_begun(Side::Source, &granted());
-    pair.play(Move::Cancel);
+    pair.play(Move::Cancel(0));
     pair.assert_moved();
 }
 
@@ -369,11 +397,11 @@ fn a_cancel_works_until_the_grant_is_being_written() {
 fn a_destination_shut_down_gives_the_vm_back() {
     let mut pair = Pair::new();
     pair.until_sent("ready");
-    pair.play(Move::Shutdown);
+    pair.play(Move::Shutdown(0));
     pair.assert_stayed(Why::Refused("the destination is shutting down".into()));
 
     let mut pair = Pair::new();
     pair.until_begun(Side::Destination, &Job::Load);
-    pair.play(Move::Shutdown);
+    pair.play(Move::Shutdown(0));
     pair.assert_stayed(Why::Failed("the destination is shutting down".into()));
 }

@@ -7,7 +7,7 @@ use super::super::source::SourceInput as Input;
 use super::super::source::{Record, Source, SourceOutcome, Why};
 use super::{D, EPOCH, abort, failed, message, offer, prepared, refused};
 
-fn hear(body: Body) -> Input {
+pub(super) fn hear(body: Body) -> Input {
     Input::Received {
         from: D.into(),
         message: message(body),
@@ -18,7 +18,7 @@ fn say(body: Body) -> Effect {
     Effect::Send(message(body))
 }
 
-fn out_of_place(what: &'static str) -> Vec<Effect> {
+pub(super) fn out_of_place(what: &'static str) -> Vec<Effect> {
     vec![Effect::Ignored(Ignored::OutOfPlace(what))]
 }
 
@@ -85,15 +85,15 @@ fn way() -> Vec<(Input, Vec<Effect>)> {
 
 const PREPARING: usize = 1;
 const ATTACHING: usize = 2;
-const COPYING: usize = 3;
+pub(super) const COPYING: usize = 3;
 const PAUSING: usize = 4;
 const SENDING: usize = 5;
 const AWAITING_READY: usize = 6;
-const GRANTING: usize = 7;
-const GRANTED: usize = 8;
+pub(super) const GRANTING: usize = 7;
+pub(super) const GRANTED: usize = 8;
 
 /// A source that has gone so many steps of the way.
-fn at(steps: usize) -> Source {
+pub(super) fn at(steps: usize) -> Source {
     let mut source = new();
     for (input, effects) in way().into_iter().take(steps) {
         assert_eq!(source.handle(input), effects);
@@ -103,7 +103,7 @@ fn at(steps: usize) -> Source {
 
 /// Feeds a script; each line is an input and its exact effects.
 #[track_caller]
-fn script(source: &mut Source, lines: Vec<(Input, Vec<Effect>)>) {
+pub(super) fn script(source: &mut Source, lines: Vec<(Input, Vec<Effect>)>) {
     for (input, effects) in lines {
         assert_eq!(source.handle(input.clone()), effects, "after {input:?}");
     }
@@ -287,10 +287,6 @@ fn only_the_peer_and_the_session_count() {
         from: "x".into(),
         message: message(refused("")),
     };
-    assert_eq!(
-        source.handle(stranger),
-        [Effect::Ignored(Ignored::Stranger)]
-    );
     for other in [
         Message {
             epoch: EPOCH - 1,
@@ -315,6 +311,10 @@ fn only_the_peer_and_the_session_count() {
         );
     }
     assert_eq!(source, at(GRANTED));
+    assert_eq!(
+        source.handle(stranger),
+        [Effect::Ignored(Ignored::Stranger)]
+    );
 
     let lies = Input::Received {
         from: "x".into(),
