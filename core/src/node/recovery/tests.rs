@@ -433,6 +433,59 @@ fn a_policy_is_a_label_or_an_annotation() {
 }
 
 #[tokio::test]
+async fn a_forced_vm_is_stopped_by_its_destination_as_soon_as_that_hears_of_it() {
+    let there = Node::builder("node-02").backend(Backend::Sim);
+    let there = there.listen("127.0.0.1:0").start().await.unwrap();
+    let granted = Record::Granted {
+        epoch: 1,
+        destination_uuid: there.uuid().to_owned(),
+    };
+    let (node, _dir, id) = leaving(Some(granted)).await;
+    // It runs there, and that node cannot be reached.
+    let (far, moved) = (Arc::clone(&there.0.shared), id.clone());
+    let took = move || {
+        let mut vm = VM::new(&moved, "node-01", config("a"));
+        vm.state = VMState::Running;
+        far.registry.insert_arriving(vm, "node-01")?;
+        far.migrations.accept_epoch(&moved, 1)?;
+        let verdict = Verdict::Taken { epoch: 1 };
+        far.migrations.judge("m", &moved, &verdict)?;
+        let arrived = far.registry.arrived(&moved, None, VMState::Running);
+        arrived.map(drop).map_err(|(error, _)| error)
+    };
+    tokio::task::spawn_blocking(took).await.unwrap().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    node.add_peer("node-02", nobody).unwrap();
+
+    let vms = node.client().vm();
+    let status = vms.resolve_migration("m", true).await.unwrap();
+    assert_eq!(status.state, MigrationState::Failed);
+    let (now, reason) = state(&node, &id).await;
+    let reason = reason.unwrap();
+    assert_eq!(now, VMState::Failed, "its memory was lost with the process");
+    assert!(reason.contains("forced"), "{reason}");
+    let (now, _) = state(&there, &id).await;
+    assert_eq!(now, VMState::Running, "it has not heard");
+
+    let address = there.address().unwrap().to_string();
+    node.add_peer("node-02", address).unwrap();
+    let heard = async {
+        loop {
+            let (now, reason) = state(&there, &id).await;
+            if now == VMState::Failed {
+                return reason.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let reason = tokio::time::timeout(Duration::from_secs(20), heard).await;
+    let reason = reason.expect("it hears in time");
+    assert!(reason.contains("forced the node it came from"), "{reason}");
+}
+
+#[tokio::test]
 async fn one_command_resolves_what_the_destination_knows() {
     for taken in [true, false] {
         let there = Node::builder("node-02").backend(Backend::Sim);
