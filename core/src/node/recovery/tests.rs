@@ -536,3 +536,32 @@ async fn one_command_resolves_what_the_destination_knows() {
         }
     }
 }
+
+#[tokio::test]
+async fn after_a_restart_too_only_the_right_store_is_believed() {
+    let there = Node::builder("node-02").backend(Backend::Sim);
+    let there = there.listen("127.0.0.1:0").start().await.unwrap();
+    for (uuid, word) in [
+        ("another-store", "reinstalled"),
+        // It has not seen the offer.
+        (there.uuid(), "backup"),
+    ] {
+        let granted = Record::Granted {
+            epoch: 1,
+            destination_uuid: uuid.to_owned(),
+        };
+        let (node, _dir, id) = leaving(Some(granted)).await;
+        let address = there.address().unwrap().to_string();
+        node.add_peer("node-02", address).unwrap();
+        let vms = node.client().vm();
+        match vms.resolve_migration("m", false).await {
+            Err(DWCPError::Migration(text)) => assert!(text.contains(word), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        let (state, reason) = state(&node, &id).await;
+        let status = vms.get_migration_status("m").await.unwrap();
+        assert_eq!((state, reason), (VMState::Unknown, status.error));
+        assert!(!status.state.is_terminal());
+        assert!(vms.start(&id).await.is_err(), "it may run there");
+    }
+}
