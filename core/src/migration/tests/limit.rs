@@ -83,11 +83,11 @@ fn a_slow_load_is_given_up_and_the_guest_is_back() {
             wait("a beat", || pulse.report("").beats > beats + 1);
             let gap = Duration::from_micros(pulse.report("").longest_beat_gap_us);
             assert!(gap >= limit, "{n}: it stood still for {gap:?} only");
+            let late = witness.map_or(Duration::ZERO, Witness::worst);
             b.settle();
             assert!(a.has_machine() && !b.has_machine());
             // Timings are asserted where there is time for them, and of the guest's own only: a few times
             // in a row a thread has to be woken until it is back.
-            let late = witness.map_or(Duration::ZERO, Witness::worst);
             if late > limit / 20 {
                 disturbed += 1;
                 assert!(disturbed <= times, "this host is too busy to tell");
