@@ -73,6 +73,8 @@ pub(crate) struct Incoming {
     vm_id: String,
     epoch: u64,
     patience: Patience,
+    /// The VM is here for good, or gone; only the source is still talked to.
+    finished: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
     gate: Arc<Gate>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -118,11 +120,13 @@ impl Incoming {
             _ => String::new(),
         };
         let driver = Driver::new(arriving, events.clone(), Arc::clone(&gate))?;
+        let finished = Arc::clone(&driver.finished);
         let thread = spawn("dwcp-arrive", move || driver.live(&inbox))?;
         Ok(Self {
             vm_id,
             epoch,
             patience,
+            finished,
             events,
             gate,
             thread: Mutex::new(Some(thread)),
@@ -184,6 +188,11 @@ impl Incoming {
         })?;
         open.receivers.insert(request.channel, (spare, thread));
         Ok(())
+    }
+
+    /// Whether nothing comes here any more, and only the source is still talked to.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::SeqCst)
     }
 
     /// Whether it brings that VM, under one of those epochs.
@@ -351,6 +360,7 @@ struct Driver {
     ask_delay: Duration,
     /// The session is settled; the thread ends then at the latest.
     settled: Option<Instant>,
+    finished: Arc<AtomicBool>,
     over: bool,
     #[cfg(test)]
     faults: super::faults::Faults,
@@ -391,6 +401,7 @@ impl Driver {
             ask: None,
             ask_delay: ASK_FIRST,
             settled: None,
+            finished: Arc::default(),
             over: false,
             #[cfg(test)]
             faults: arriving.faults,
@@ -426,7 +437,12 @@ impl Driver {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Input(input) => self.feed(input),
+            Event::Input(input) => {
+                let shutdown = input == DestinationInput::Shutdown;
+                self.feed(input);
+                // The verdict is in the store, for a source that asks after the next start.
+                self.over |= shutdown && self.settled.is_some();
+            }
             Event::Heard(number, heard) if number != self.link_number => {
                 if self.older.as_ref().is_some_and(|(own, _)| *own == number) {
                     match heard {
@@ -548,7 +564,6 @@ impl Driver {
                     // The node has it from now on, or nobody.
                     self.machine = None;
                     self.arriving.finished(&outcome);
-                    self.settled = Some(Instant::now() + self.patience.silence());
                     // A verdict is said until the source has it in its store too; where there is none,
                     // there is nothing to ask for any more.
                     let verdict = match &outcome {
@@ -557,9 +572,14 @@ impl Driver {
                         }
                         _ => true,
                     };
-                    if !verdict {
+                    let linger = if verdict {
+                        self.patience.verdict()
+                    } else {
                         self.ask = None;
-                    }
+                        self.patience.silence()
+                    };
+                    self.settled = Some(Instant::now() + linger);
+                    self.finished.store(true, Ordering::SeqCst);
                     self.end_if_idle();
                     continue;
                 }

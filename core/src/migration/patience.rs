@@ -48,6 +48,12 @@ impl Patience {
         self.0 / 5
     }
 
+    /// How long a destination goes on telling a verdict to a source that does not answer, before it leaves
+    /// it to the source to ask: as long as a host takes to start again.
+    pub(crate) fn verdict(self) -> Duration {
+        self.0 * 30
+    }
+
     /// Time for work that a peer does before it answers: making room for a VM, placing the pages that are
     /// on their way.
     pub(crate) fn work(self) -> Duration {

@@ -19,8 +19,13 @@ const REMEMBERED_MAX: usize = 1024;
 /// Migrations that come in at the same time: each holds a VM's memory, within the node's limits, and
 /// a handful of threads.
 const INCOMING_MAX: usize = 64;
+/// The same with those that are over here, and whose sources do not answer: each is a thread.
+const TALKING_MAX: usize = 512;
 /// Verdicts that sources have not settled: each is a few hundred bytes.
 const VERDICTS_MAX: usize = 65_536;
+/// Verdicts that were settled last and are remembered while the node runs: what a source asked before it
+/// settled one may come after.
+const SETTLED_MAX: usize = 1024;
 
 /// A migration that left, or leaves, from here.
 #[derive(Debug)]
@@ -131,6 +136,8 @@ struct Inner {
     records: HashMap<String, Record>,
     /// What the destination's rules made durable, by migration, with the VM.
     verdicts: HashMap<String, (String, Verdict)>,
+    /// Those that were forgotten last.
+    settled: VecDeque<(String, (String, Verdict))>,
 }
 
 impl Migrations {
@@ -418,7 +425,12 @@ impl Migrations {
         self.flush().wait()?;
         let mut inner = self.lock();
         if *verdict == Verdict::Forget {
-            inner.verdicts.remove(migration);
+            if let Some(settled) = inner.verdicts.remove(migration) {
+                inner.settled.push_back((migration.to_owned(), settled));
+                if inner.settled.len() > SETTLED_MAX {
+                    inner.settled.pop_front();
+                }
+            }
         } else {
             let judged = (vm_id.to_owned(), verdict.clone());
             inner.verdicts.insert(migration.to_owned(), judged);
@@ -426,9 +438,13 @@ impl Migrations {
         Ok(())
     }
 
-    /// What this node's verdict of a migration to it is, and of which VM it was.
+    /// What this node's verdict of a migration to it is, and of which VM it was; or was, if it was settled
+    /// a while ago: a question that comes late must not make another one.
     pub(super) fn judged(&self, migration: &str) -> Option<(String, Verdict)> {
-        self.lock().verdicts.get(migration).cloned()
+        let inner = self.lock();
+        let own = inner.verdicts.get(migration);
+        let settled = || inner.settled.iter().rev().find(|(id, _)| id == migration);
+        own.or_else(|| settled().map(|(_, own)| own)).cloned()
     }
 
     pub(super) fn incoming(&self, migration: &str) -> Option<Arc<Incoming>> {
@@ -443,9 +459,13 @@ impl Migrations {
     ) -> Result<()> {
         // Under the lock: its end, which takes it out, must not come before.
         let mut inner = self.lock();
-        if inner.incoming.len() >= INCOMING_MAX {
+        let all = inner.incoming.values();
+        let coming = all.filter(|incoming| !incoming.is_finished()).count();
+        if coming >= INCOMING_MAX || inner.incoming.len() >= TALKING_MAX {
             return Err(DWCPError::ResourceLimit(format!(
-                "{INCOMING_MAX} migrations come in already, which is this node's limit"
+                "{coming} migrations come in already, of {INCOMING_MAX} that can, and {} are not settled \
+                 by their sources, of {TALKING_MAX}",
+                inner.incoming.len() - coming
             )));
         }
         let incoming = start()?;
@@ -551,6 +571,12 @@ mod tests {
         book.judge("settled", "vm", &Verdict::Refused { epoch: 2 })
             .unwrap();
         book.judge("settled", "vm", &Verdict::Forget).unwrap();
+        let late = Some(Verdict::Refused { epoch: 2 });
+        assert_eq!(
+            verdict(&book, "settled"),
+            late,
+            "it is said again as it was"
+        );
         drop(book);
 
         let book = open(Some(dir.path()));
