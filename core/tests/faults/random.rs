@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use dwcp::Backend;
 
 use super::matrix::{killing, stopping};
-use super::pair::{Outcome, PEER_TIMEOUT, Pair, Timers};
+use super::pair::{NEVER, Outcome, PEER_TIMEOUT, Pair, Timers};
 use super::workers::{self, Job};
 use crate::support::fault_proxy::random::Random;
 use crate::support::fault_proxy::{Fault, Rule, Way};
@@ -156,7 +156,7 @@ impl Job for Seed {
             };
             pair.check(outcome, stamps).await?;
             if !allowed {
-                return Err(format!("{outcome:?}, and nobody was killed there"));
+                return Err(format!("{NEVER}{outcome:?}, and nobody was killed there"));
             }
             Ok(outcome)
         };

@@ -159,3 +159,49 @@ pub(crate) fn wait_beats(memory: &Memory, more: u64, limit: Duration) {
         std::thread::sleep(LOOK_EVERY);
     }
 }
+
+/// Two counters that a test sets in place of guests.
+struct Fake([Memory; 2]);
+
+impl Fake {
+    fn new() -> Fake {
+        Fake([0, 1].map(|_| Memory(tempfile::tempfile().unwrap())))
+    }
+
+    /// The source's counter and the destination's, each looked at.
+    fn counts(&self, all: impl IntoIterator<Item = (u64, u64)>) -> Seen {
+        let mut seen = Seen::default();
+        for (source, destination) in all {
+            for (memory, beats) in self.0.iter().zip([source, destination]) {
+                memory.0.write_all_at(&beats.to_le_bytes(), BEATS).unwrap();
+            }
+            seen.look(&self.0[0], Some(&self.0[1]));
+        }
+        seen
+    }
+}
+
+#[test]
+fn stamps_of_a_move_and_of_a_stay_are_right() {
+    let moved = Fake::new().counts([(5, 0), (8, 5), (10, 8), (10, 10), (10, 11), (10, 15)]);
+    assert!(moved.wrong.is_empty() && moved.ran_there, "{moved:?}");
+    assert_eq!((moved.cut, moved.copies), (10, 3));
+    let stayed = Fake::new().counts([(5, 0), (8, 5), (10, 10), (10, 10), (11, 10), (20, 10)]);
+    assert!(stayed.wrong.is_empty() && !stayed.ran_there, "{stayed:?}");
+}
+
+#[test]
+fn stamps_of_two_runners_are_wrong() {
+    // The destination began first.
+    let first = Fake::new().counts([(10, 10), (10, 12), (11, 13)]);
+    assert!(first.wrong[0].contains("the source ran"), "{first:?}");
+    // The source is ahead all the time.
+    let behind = Fake::new().counts((10..100).map(|beat| (beat + 5, beat)));
+    assert!(
+        behind.wrong[0].contains("while the source ran"),
+        "{behind:?}"
+    );
+    // One of them goes back to what it was.
+    let back = Fake::new().counts([(10, 10), (9, 10)]);
+    assert!(back.wrong[0].contains("went back"), "{back:?}");
+}

@@ -3,17 +3,23 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use dwcp::Backend;
 use futures::FutureExt;
 
-use super::pair::Pair;
+use super::pair::{NEVER, Pair};
 use crate::support::fault_proxy::text;
 
 /// Pairs of nodes.
-const WORKERS: usize = 4;
+const WORKERS: usize = 6;
+/// How often a job is done again when the host stood still meanwhile.
+const AGAIN: usize = 3;
+/// A host that stands still for so long may have kept a node from answering in time.
+const STILL: Duration = Duration::from_millis(250);
 
 /// Something to do with a pair of nodes, which is as before when it went well.
 pub(crate) trait Job: Send + Sync + 'static {
@@ -23,11 +29,13 @@ pub(crate) trait Job: Send + Sync + 'static {
 }
 
 /// Does all jobs, prints what each came to, and fails with all that went wrong. A pair with which
-/// something went wrong is not used again.
+/// something went wrong is not used again. What counts on a time-out is done again where the host stood
+/// still meanwhile; nothing excuses a second runner or wrong memory.
 pub(crate) async fn all<J: Job>(backend: Backend, jobs: VecDeque<J>) {
     let count = jobs.len();
     assert!(count > 0, "there is no such job");
     let began = Instant::now();
+    let jobs: VecDeque<(J, usize)> = jobs.into_iter().map(|job| (job, 0)).collect();
     let jobs = Arc::new(Mutex::new(jobs));
     let workers: Vec<_> = (0..WORKERS.min(count))
         .map(|_| tokio::spawn(work(backend, Arc::clone(&jobs))))
@@ -43,23 +51,31 @@ pub(crate) async fn all<J: Job>(backend: Backend, jobs: VecDeque<J>) {
 }
 
 /// Does jobs until there are none; what went wrong.
-async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<J>>>) -> Vec<String> {
+async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) -> Vec<String> {
     let (mut wrong, mut pair) = (Vec::new(), None);
     loop {
         let job = jobs.lock().unwrap().pop_front();
-        let Some(job) = job else { return wrong };
+        let Some((job, tries)) = job else {
+            return wrong;
+        };
         let mut own = match pair.take() {
             Some(pair) => pair,
-            None => Pair::start(backend).await,
+            None => start(backend).await,
         };
         let began = Instant::now();
+        let watched = Watched::start();
         // An assertion that fails is a job that went wrong, like others.
         let result = AssertUnwindSafe(job.run(&mut own)).catch_unwind().await;
         let (name, took) = (job.name(), began.elapsed().as_secs_f64());
+        let still = watched.end();
         match result.unwrap_or_else(|panic| Err(message(&*panic))) {
             Ok(how) => {
                 println!("{name:<28} {took:6.2} s  {how}");
                 pair = Some(own);
+            }
+            Err(why) if still >= STILL && tries < AGAIN && !why.contains(NEVER) => {
+                println!("{name:<28} {took:6.2} s  again: the host stood still for {still:.1?}");
+                jobs.lock().unwrap().push_back((job, tries + 1));
             }
             Err(why) => {
                 println!("{name:<28} {took:6.2} s  WRONG");
@@ -67,6 +83,54 @@ async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<J>>>) -> Vec<St
                 wrong.push(format!("{name}: {why}\n{seen}"));
             }
         }
+    }
+}
+
+/// A new pair.
+async fn start(backend: Backend) -> Pair {
+    let mut tries = 0;
+    loop {
+        let watched = Watched::start();
+        let started = AssertUnwindSafe(Pair::start(backend)).catch_unwind().await;
+        let still = watched.end();
+        let why = match started {
+            Ok(pair) => return pair,
+            Err(panic) => message(&*panic),
+        };
+        let excused = still >= STILL && tries < AGAIN && !why.contains(NEVER);
+        assert!(excused, "a pair of nodes does not start: {why}");
+        println!("a pair of nodes again: the host stood still for {still:.1?}");
+        tries += 1;
+    }
+}
+
+/// Notices when the host stands still: a thread that wants to wake all the time.
+struct Watched {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Watched {
+    fn start() -> Watched {
+        const EVERY: Duration = Duration::from_millis(10);
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !ends.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                std::thread::sleep(EVERY);
+                longest = longest.max(began.elapsed().saturating_sub(EVERY));
+            }
+            longest
+        });
+        Watched { over, thread }
+    }
+
+    /// The longest that it did not.
+    fn end(self) -> Duration {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
     }
 }
 
