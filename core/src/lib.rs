@@ -98,10 +98,10 @@
 //! # What it does not do yet
 //!
 //! Each of these is an [`Unsupported`](DWCPError::Unsupported) error that names it, never a pretended
-//! success: planning a migration, and deciding one by hand; moving a VM that is stopped; images other
-//! than `dwcp/pulse`, and with them disks, networks and all other devices. Snapshots are whole and taken
-//! while the guest stands still. The memory of VMs ends with the process of their node; with a data
-//! directory it knows them when it starts again, and says what became of them.
+//! success: planning a migration; moving a VM that is stopped; images other than `dwcp/pulse`, and with
+//! them disks, networks and all other devices. Snapshots are whole and taken while the guest stands
+//! still. The memory of VMs ends with the process of their node; with a data directory it knows them when
+//! it starts again, and says what became of them.
 //!
 //! # Features
 //!

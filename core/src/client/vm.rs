@@ -360,12 +360,18 @@ impl VMClient {
         ask!(self, action, Plan)
     }
 
-    /// Finds out who has the VM of a migration that lost its peer; with `force`, takes it although
-    /// the peer does not answer.
+    /// Asks the target of an unresolved migration at once who has the VM; how the migration goes, or
+    /// ended, with what is known then.
+    ///
+    /// With `force`, which takes an admin, takes the VM back here without the target's word, under a
+    /// later epoch: only for a target that is gone for good, and refused while it answers. One that runs
+    /// the VM stops it as soon as it hears; until then there would be two.
     ///
     /// # Errors
     ///
-    /// As [`get_migration_status`](VMClient::get_migration_status).
+    /// `invalid_operation` for a migration that is under way and has not handed the VM over, and for a
+    /// force that is refused; `migration` when who answers is not the node that the VM was granted to;
+    /// and those of [`get_migration_status`](VMClient::get_migration_status).
     pub async fn resolve_migration(
         &self,
         migration_id: &str,
