@@ -242,8 +242,8 @@ pub(crate) fn accept_channel(stream: &mut Blocking) -> Result<()> {
 }
 
 /// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
-/// the store: what was not taken is refused, durably, from now on. Waits a moment for the source to settle
-/// it too, so that the verdict can be forgotten. `meet` is that of a [`DestinationHost`].
+/// the store: what was not taken is refused, durably, from now on. Waits for the source to settle it too, as
+/// long as it may be silent, so that the verdict can be forgotten. `meet` is that of a [`DestinationHost`].
 pub(crate) fn answer_about(
     first: Envelope,
     stream: Blocking,
@@ -265,7 +265,7 @@ pub(crate) fn answer_about(
             if settled {
                 return Ok(());
             }
-            match link::next_message(&mut stream, patience.moment())? {
+            match link::next_message(&mut stream, patience.silence())? {
                 Some(envelope) => inputs.push_back(received(envelope)),
                 None => return Ok(()),
             }

@@ -365,6 +365,12 @@ fn count(runs: &[PageRange]) -> u32 {
 
 /// A channel that broke.
 pub(super) fn lost(error: io::Error) -> DWCPError {
+    // The kernel's word for a time limit that has passed.
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return DWCPError::Migration(
+            "a bulk channel was lost: nothing came or went on it for too long".into(),
+        );
+    }
     DWCPError::Migration(format!("a bulk channel was lost: {error}"))
 }
 

@@ -58,8 +58,8 @@ pub(crate) struct Pair {
     pub(crate) at: usize,
     /// The most that a node without the VM, and with it, held after moves that went well.
     levels: [Inventory; 2],
-    /// Verdicts that stay: those of a node that was killed after it had taken the VM, and whose source had
-    /// settled it by then.
+    /// Verdicts that may stay: a node that was killed tells one only when it is asked, and if the source's
+    /// last word to it is lost then, nobody asks again.
     verdicts_stay: u32,
     /// Nodes that were killed and have not been started again.
     pub(crate) killed: Arc<Mutex<Vec<u32>>>,
@@ -222,7 +222,6 @@ impl Pair {
             return Err(format!("{NEVER}{outcome:?}, and the stamps say: {seen:?}"));
         }
         self.at = if there { destination } else { source };
-        self.verdicts_stay += u32::from(outcome == Outcome::FailedAtDestination);
         let vms = &self.vms[self.at];
         if runs.is_some() {
             let report = vms
@@ -319,6 +318,7 @@ impl Pair {
             if killed.contains(&self.process(node)) {
                 let way = [self.proxy.to_b, self.proxy.to_a][node];
                 let address = self.addresses[node];
+                self.verdicts_stay += u32::from(node != self.at);
                 // First the old one ends altogether: it has the data directory.
                 self.processes[node] = None;
                 let process = start(self.dir.path(), self.backend, node, address, way);

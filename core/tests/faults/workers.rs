@@ -19,7 +19,7 @@ const WORKERS: usize = 6;
 /// How often a job is done again when the host stood still meanwhile.
 const AGAIN: usize = 3;
 /// A host that stands still for so long may have kept a node from answering in time.
-const STILL: Duration = Duration::from_millis(250);
+const STILL: Duration = Duration::from_millis(100);
 
 /// Something to do with a pair of nodes, which is as before when it went well.
 pub(crate) trait Job: Send + Sync + 'static {
