@@ -178,7 +178,9 @@ pub(super) fn outlived(shared: &Arc<Shared>, job: &Job, epoch: u64) -> Result<()
         return settle(shared, job, |one| one.outlived(epoch));
     }
     job.outlived(epoch);
-    let over = tokio::time::timeout(shared.patience.silence(), ended(&job.progress));
+    // Made within the runtime: a timer needs its clock.
+    let over =
+        async { tokio::time::timeout(shared.patience.silence(), ended(&job.progress)).await };
     match shared.runtime.block_on(over) {
         Ok(_) => Ok(()),
         Err(_) => Err(DWCPError::Migration(format!(
