@@ -1,10 +1,14 @@
-//! Helpers of the unit tests.
+//! Helpers of the unit tests, and by its path of those from outside (`tests/support`).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Says that a test, or a part of one, cannot run on this host. The project's test command counts it
 /// as skipped with the reason, from the file that it names in `DWCP_SKIP_LOG`.
@@ -20,4 +24,34 @@ pub(crate) fn skipped(test: &str, reason: &dyn Display) {
         .open(path)
         .unwrap();
     log.write_all(line.as_bytes()).unwrap();
+}
+
+/// A thread that sleeps for moments, again and again: how late it woke at worst says how long this host,
+/// which does other things too, kept a thread waiting that was ready.
+pub(crate) struct Witness {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Witness {
+    /// Sleeps so long each time.
+    pub(crate) fn start(nap: Duration) -> Witness {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            while !told.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                std::thread::sleep(nap);
+                worst = worst.max(began.elapsed().saturating_sub(nap));
+            }
+            worst
+        });
+        Witness { over, thread }
+    }
+
+    pub(crate) fn worst(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }

@@ -26,7 +26,7 @@ use dwcp::{
 };
 use futures::StreamExt;
 use support::fault_proxy::{Fault, FaultProxy, Rule, Way};
-use support::{config, skipped, wait_for, with};
+use support::{config, skipped, started, wait_for, whole, with};
 
 /// Time for what has to come, on a host that does other things too.
 const LONG: Duration = Duration::from_secs(60);
@@ -81,19 +81,6 @@ fn small(name: &str) -> VMConfig {
         ..config(name)
     };
     with(config, &[("beat-hz", "1000")])
-}
-
-async fn started(vms: &VMClient, config: VMConfig) -> VM {
-    let vm = vms.create(config).await.unwrap();
-    vms.start(&vm.id).await.unwrap();
-    whole(vms, &vm.id).await;
-    vm
-}
-
-/// The guest runs, and its memory is what it should be, by its own check.
-async fn whole(vms: &VMClient, id: &str) {
-    let report = vms.verify(id).await.unwrap();
-    assert!(report.verified && report.faults == 0, "{report:?}");
 }
 
 /// Waits for the end of a migration.

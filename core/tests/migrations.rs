@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, NodeLimits, VM,
+    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, NodeLimits,
     VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
-use support::{config, skipped, wait, with};
+use support::{config, skipped, started, wait, with};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// The tests of this binary take turns: what one leaves behind must not be another's.
@@ -62,13 +62,6 @@ fn plain() -> MigrationOptions {
         max_downtime: 5_000,
         ..MigrationOptions::default()
     }
-}
-
-async fn started(vms: &VMClient, config: VMConfig) -> VM {
-    let vm = vms.create(config).await.unwrap();
-    vms.start(&vm.id).await.unwrap();
-    assert!(vms.verify(&vm.id).await.unwrap().verified);
-    vm
 }
 
 /// Moves a VM and waits for the end.

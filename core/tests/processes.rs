@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use dwcp::{
     Backend, Client, ClientConfig, DWCPError, MigrationOptions, MigrationState, MigrationStatus,
-    VM, VMClient, VMConfig, VMEventType, VMState,
+    VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::node_process::{NodeProcess, backends};
-use support::{config, skipped, wait, wait_for, with};
+use support::{config, skipped, started, wait, wait_for, whole, with};
 use tempfile::TempDir;
 
 /// Keys of the nodes: for clients, and for each other.
@@ -101,20 +101,6 @@ fn busy(name: &str) -> VMConfig {
         ("dirty-pages-per-second", "10000"),
     ];
     with(config(name), &busy)
-}
-
-async fn started(vms: &VMClient, config: VMConfig) -> VM {
-    let vm = vms.create(config).await.unwrap();
-    vms.start(&vm.id).await.unwrap();
-    whole(vms, &vm.id).await;
-    vm
-}
-
-/// The guest checks its own memory.
-async fn whole(vms: &VMClient, id: &str) {
-    let report = vms.verify(id).await.unwrap();
-    assert!(report.verified && report.faults == 0, "{report:?}");
-    assert!(report.pages_filled > 0);
 }
 
 /// The defaults promise encryption and checksums. Time for a host that does other things too.

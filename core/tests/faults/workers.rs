@@ -3,15 +3,14 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dwcp::Backend;
 use futures::FutureExt;
 
 use super::pair::{NEVER, Pair};
+use crate::support::Witness;
 use crate::support::fault_proxy::text;
 
 /// Pairs of nodes.
@@ -20,6 +19,8 @@ const WORKERS: usize = 6;
 const AGAIN: usize = 3;
 /// A host that stands still for so long may have kept a node from answering in time.
 const STILL: Duration = Duration::from_millis(100);
+/// How often that is looked at.
+const EVERY: Duration = Duration::from_millis(10);
 
 /// Something to do with a pair of nodes, which is as before when it went well.
 pub(crate) trait Job: Send + Sync + 'static {
@@ -63,11 +64,11 @@ async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) 
             None => start(backend).await,
         };
         let began = Instant::now();
-        let watched = Watched::start();
+        let watched = Witness::start(EVERY);
         // An assertion that fails is a job that went wrong, like others.
         let result = AssertUnwindSafe(job.run(&mut own)).catch_unwind().await;
         let (name, took) = (job.name(), began.elapsed().as_secs_f64());
-        let still = watched.end();
+        let still = watched.worst();
         match result.unwrap_or_else(|panic| Err(message(&*panic))) {
             Ok(how) => {
                 println!("{name:<28} {took:6.2} s  {how}");
@@ -90,9 +91,9 @@ async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) 
 async fn start(backend: Backend) -> Pair {
     let mut tries = 0;
     loop {
-        let watched = Watched::start();
+        let watched = Witness::start(EVERY);
         let started = AssertUnwindSafe(Pair::start(backend)).catch_unwind().await;
-        let still = watched.end();
+        let still = watched.worst();
         let why = match started {
             Ok(pair) => return pair,
             Err(panic) => message(&*panic),
@@ -101,36 +102,6 @@ async fn start(backend: Backend) -> Pair {
         assert!(excused, "a pair of nodes does not start: {why}");
         println!("a pair of nodes again: the host stood still for {still:.1?}");
         tries += 1;
-    }
-}
-
-/// Notices when the host stands still: a thread that wants to wake all the time.
-struct Watched {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Watched {
-    fn start() -> Watched {
-        const EVERY: Duration = Duration::from_millis(10);
-        let over = Arc::new(AtomicBool::new(false));
-        let ends = Arc::clone(&over);
-        let thread = std::thread::spawn(move || {
-            let mut longest = Duration::ZERO;
-            while !ends.load(Ordering::SeqCst) {
-                let began = Instant::now();
-                std::thread::sleep(EVERY);
-                longest = longest.max(began.elapsed().saturating_sub(EVERY));
-            }
-            longest
-        });
-        Watched { over, thread }
-    }
-
-    /// The longest that it did not.
-    fn end(self) -> Duration {
-        self.over.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap()
     }
 }
 

@@ -1,9 +1,7 @@
 //! The hard limit on the downtime, on a link that becomes slow once the guest is paused. What is tested
 //! here by a real clock is what comes of it; when the limit strikes is tested by a fake one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-
+use super::support::Witness;
 use super::*;
 
 /// What a limited migration may take. Where timings are asserted a fifth of it is more than a busy host
@@ -25,36 +23,6 @@ fn times() -> (u32, bool) {
     (if long { 100 } else { 2 }, long)
 }
 
-/// A thread that sleeps for moments, again and again: how late it woke at worst says how long this host,
-/// which does other things too, kept a thread waiting that was ready.
-struct Witness {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Witness {
-    fn start() -> Witness {
-        const NAP: Duration = Duration::from_millis(1);
-        let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
-        let thread = std::thread::spawn(move || {
-            let mut worst = Duration::ZERO;
-            while !told.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                std::thread::sleep(NAP);
-                worst = worst.max(began.elapsed().saturating_sub(NAP));
-            }
-            worst
-        });
-        Witness { over, thread }
-    }
-
-    fn worst(self) -> Duration {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
 /// Migrations over a link that is made slow once the guest is paused: the guest is back.
 async fn back_in_time(test: &str, slow: impl Fn(&FaultProxy)) {
     let (times, long) = times();
@@ -71,7 +39,7 @@ async fn back_in_time(test: &str, slow: impl Fn(&FaultProxy)) {
         while n < times {
             // Forgets the longest silence so far.
             whole(&vms, &vm.id).await;
-            let witness = long.then(Witness::start);
+            let witness = long.then(|| Witness::start(Duration::from_millis(1)));
             slow(&link);
             let mut events = vms.watch(&vm.id).await.unwrap();
             let migration = vms.migrate(&vm.id, "node-02", limited()).await.unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     clippy::unwrap_used,
     reason = "each test binary uses a part, and a helper of tests fails the test"
@@ -12,29 +13,18 @@ pub mod node_process;
 pub mod proxy;
 pub mod raw;
 
-use std::fmt::Display;
-use std::fs::OpenOptions;
-use std::io::Write;
+/// What the library's own tests use as well.
+#[path = "../../src/test_support.rs"]
+mod inside;
+
 use std::time::Duration;
 
-use dwcp::{Backend, DWCPError, Events, Node, NodeBuilder, VMClient, VMConfig, VMEvent, VMState};
+use dwcp::{
+    Backend, DWCPError, Events, Node, NodeBuilder, VM, VMClient, VMConfig, VMEvent, VMState,
+};
 use futures::StreamExt;
 
-/// Says that a test, or a part of one, cannot run on this host: one line in the file that
-/// `DWCP_SKIP_LOG` names, as CONTRIBUTING.md has it.
-pub fn skipped(test: &str, reason: &dyn Display) {
-    let Some(path) = std::env::var_os("DWCP_SKIP_LOG") else {
-        eprintln!("SKIPPED {test}: {reason}");
-        return;
-    };
-    let line = format!("{test}\t{reason}\n");
-    let mut log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .unwrap();
-    log.write_all(line.as_bytes()).unwrap();
-}
+pub(crate) use self::inside::{Witness, skipped};
 
 /// A node for each back end that this host has, set up by `with`.
 pub async fn nodes(test: &str, with: impl Fn(NodeBuilder) -> NodeBuilder) -> Vec<Node> {
@@ -98,4 +88,19 @@ pub async fn wait(events: &mut Events, is: impl Fn(&VMEvent) -> bool) -> VMEvent
     tokio::time::timeout(Duration::from_secs(120), found)
         .await
         .unwrap()
+}
+
+/// A VM that runs, and whose guest has filled its memory.
+pub async fn started(vms: &VMClient, config: VMConfig) -> VM {
+    let vm = vms.create(config).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    whole(vms, &vm.id).await;
+    vm
+}
+
+/// The guest runs, and its memory is what it should be, by its own check.
+pub async fn whole(vms: &VMClient, id: &str) {
+    let report = vms.verify(id).await.unwrap();
+    assert!(report.verified && report.faults == 0, "{report:?}");
+    assert!(report.pages_filled > 0);
 }

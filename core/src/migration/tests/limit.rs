@@ -1,45 +1,13 @@
 //! The hard limit on downtime, against a target that takes too long to load the machine's state. The
 //! rule itself is tested by a clock that only the tests move, in `limit`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::Phase;
 use super::super::faults::Faults;
 use super::support::*;
 use crate::model::{MigrationOptions, MigrationState};
-
-/// A thread that sleeps for moments, again and again: how late it woke at worst says how long this host,
-/// which does other things too, kept a thread waiting that was ready.
-struct Witness {
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Witness {
-    fn start() -> Witness {
-        const NAP: Duration = Duration::from_millis(1);
-        let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
-        let thread = std::thread::spawn(move || {
-            let mut worst = Duration::ZERO;
-            while !told.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                std::thread::sleep(NAP);
-                worst = worst.max(began.elapsed().saturating_sub(NAP));
-            }
-            worst
-        });
-        Witness { over, thread }
-    }
-
-    fn worst(self) -> Duration {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
+use crate::test_support::Witness;
 
 /// With a load that takes twice the limit, again and again: the guest is back, and says so
 /// itself. With `DWCP_LONG` a hundred times, and the longest silence between two of its beats is
@@ -64,7 +32,7 @@ fn a_slow_load_is_given_up_and_the_guest_is_back() {
         let mut worst = Duration::ZERO;
         let (mut n, mut disturbed) = (0, 0);
         while n < times {
-            let witness = long.then(Witness::start);
+            let witness = long.then(|| Witness::start(Duration::from_millis(1)));
             let pulse = a.machine().pulse().unwrap().clone();
             pulse.forget_longest_gap();
             let limited = MigrationOptions {
