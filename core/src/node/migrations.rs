@@ -135,11 +135,7 @@ pub(super) async fn resolve(
         return Ok(job.progress.status());
     }
     if job.is_recovered() {
-        let peer = shared.dial(&status.target_node)?;
-        let (asking, asked) = (Arc::clone(shared), Arc::clone(&job));
-        shared
-            .blocking(move || departure::ask(&asking, &asked, &peer))
-            .await?;
+        departure::ask_apart(shared, &job).await?;
         return Ok(job.progress.status());
     }
     if shared.migrations.granted(&job.vm_id).is_none() {
@@ -165,20 +161,11 @@ pub(super) fn settle_recovered(shared: &Arc<Shared>) -> Vec<AbortHandle> {
         let asking = async move {
             let mut wait = ASK_FIRST;
             while let Some(shared) = node.upgrade() {
-                let status = job.progress.status();
-                if status.state.is_terminal() {
+                if job.progress.status().state.is_terminal() {
                     return;
                 }
-                let asked = match shared.dial(&status.target_node) {
-                    Ok(peer) => {
-                        let (asking, about) = (Arc::clone(&shared), Arc::clone(&job));
-                        let ask = move || departure::ask(&asking, &about, &peer);
-                        shared.blocking(ask).await
-                    }
-                    // It may become known.
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = asked {
+                // A node whose address is not known may become so.
+                if let Err(error) = departure::ask_apart(&shared, &job).await {
                     tracing::debug!(migration = job.id, %error, "the target was not asked");
                 }
                 let longest = shared.patience.silence();

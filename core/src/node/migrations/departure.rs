@@ -144,7 +144,7 @@ pub(super) fn answer(
 ///
 /// Those of asking; `migration` when who answers is not the node, or not the store, that the VM was
 /// granted to.
-pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
+fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
     if let Some(Record::Granted {
         epoch,
         destination_uuid,
@@ -161,6 +161,13 @@ pub(super) fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
         return Err(DWCPError::Migration(text));
     }
     settle(shared, job, |one| one.ask(peer, shared.patience.silence()))
+}
+
+/// The same, off the async threads.
+pub(super) async fn ask_apart(shared: &Arc<Shared>, job: &Arc<Job>) -> Result<()> {
+    let peer = shared.dial(&job.progress.status().target_node)?;
+    let (asking, asked) = (Arc::clone(shared), Arc::clone(job));
+    shared.blocking(move || ask(&asking, &asked, &peer)).await
 }
 
 /// Takes the VM of such a migration back without the destination's word, unless that can be had.
@@ -202,15 +209,7 @@ pub(super) fn tell_forced(shared: &Arc<Shared>, job: &Arc<Job>) {
             let Some(shared) = node.upgrade() else {
                 return;
             };
-            let told = match shared.dial(&job.progress.status().target_node) {
-                Ok(peer) => {
-                    let (asking, asked) = (Arc::clone(&shared), Arc::clone(&job));
-                    let tell = move || ask(&asking, &asked, &peer);
-                    shared.blocking(tell).await
-                }
-                Err(error) => Err(error),
-            };
-            match told {
+            match ask_apart(&shared, &job).await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, migration = job.id, "not told of its force"),
             }
@@ -256,23 +255,18 @@ fn settle(
 ///
 /// Those of the store. A copy that is in use is left as it is.
 pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()> {
-    let Ok((entry, vm)) = shared.registry.find(vm_id) else {
+    let Ok((entry, _)) = shared.registry.find(vm_id) else {
         return Ok(());
     };
-    let machine = match vm.state {
-        VMState::Stopped | VMState::Failed => {
-            let Some(_guard) = entry.try_lock() else {
-                return Ok(());
-            };
-            let (_, vm) = shared.registry.find(vm_id)?;
-            if !matches!(vm.state, VMState::Stopped | VMState::Failed) {
-                return Ok(());
-            }
-            let message = format!("is on the node {from}, which offers it under a later epoch");
-            shared.registry.found_elsewhere(vm_id, from, &message)?
-        }
-        _ => return Ok(()),
+    let Some(_guard) = entry.try_lock() else {
+        return Ok(());
     };
+    let (_, vm) = shared.registry.find(vm_id)?;
+    if !matches!(vm.state, VMState::Stopped | VMState::Failed) {
+        return Ok(());
+    }
+    let message = format!("is on the node {from}, which offers it under a later epoch");
+    let machine = shared.registry.found_elsewhere(vm_id, from, &message)?;
     drop(machine);
     shared.doubts.settle(vm_id);
     shared.registry.flush().wait()
