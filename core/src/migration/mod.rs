@@ -1,17 +1,19 @@
 //! Moving a machine from node to node while it runs.
 //!
 //! `protocol` holds the rules of the hand-over and nothing else: no I/O, no clock, no randomness.
-//! `source` and `destination` drive it, mirror images of each other: they carry its effects out and
-//! feed it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer
-//! that falls silent) and, over bulk connections (`channel`), pages: `engine` sends rounds of them by its `sender`s until `switch`
-//! says that it is time, `receiver`s place them. `recovered` settles what a source was started
-//! again in the middle of, `whereabouts` is what nodes ask each other about VMs, `limit` is the rule of
-//! the downtime, `advice` the words for an operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
+//! `source` and `destination` drive it, mirror images of each other: they carry its effects out and feed
+//! it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer that
+//! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`),
+//! pages: `engine` sends rounds of them by its `sender`s until `switch` says that it is time, `receiver`s
+//! place them. `recovered` settles what a source was started again in the middle of, `whereabouts` is
+//! what nodes ask each other about VMs, `limit` is the rule of the downtime, `advice` the words for an
+//! operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
 mod advice;
 mod channel;
 mod clock;
+mod copying;
 mod destination;
 mod engine;
 #[cfg(test)]

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::advice::{Unresolved, advice};
-use super::engine::{Engine, EngineOptions, Stopper};
+use super::copying::{Copying, Plan, Work};
+use super::engine::EngineOptions;
 use super::limit::DowntimeLimit;
 use super::link::{self, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
@@ -577,15 +578,18 @@ impl Driver {
             machine: Arc::clone(&leaving.machine),
             progress: Arc::clone(&leaving.progress),
         };
-        self.copying = Some(Copying::start(plan, self.events.clone())?);
+        let events = self.events.clone();
+        self.copying = Some(Copying::start(plan, move |input| {
+            // The driver may be gone: then nobody wants to know.
+            let _ = events.send(Event::Input(input));
+        })?);
         Ok(None)
     }
 
     fn work(&mut self, work: Work) -> Result<Option<SourceInput>> {
-        let copying = self.copying.as_ref();
-        let given = copying.is_some_and(|c| c.jobs.send(work).is_ok());
-        if !given {
-            return Err(DWCPError::Internal("copying has ended".into()));
+        match &self.copying {
+            Some(copying) => copying.work(work)?,
+            None => return Err(DWCPError::Internal("nothing is being copied".into())),
         }
         Ok(None)
     }
@@ -757,112 +761,4 @@ impl Driver {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// What the copying thread is told to do once the channels are open.
-enum Work {
-    Copy,
-    Finish(Vec<u8>),
-}
-
-/// What it starts with.
-struct Plan {
-    dial: Dial,
-    session: String,
-    token: String,
-    channels: u32,
-    options: EngineOptions,
-    machine: Arc<Machine>,
-    progress: Arc<Progress>,
-}
-
-/// The copying thread.
-struct Copying {
-    jobs: mpsc::Sender<Work>,
-    stopper: Arc<Mutex<StopState>>,
-    thread: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct StopState {
-    stopped: bool,
-    engine: Option<Stopper>,
-}
-
-impl Copying {
-    fn start(plan: Plan, events: mpsc::Sender<Event>) -> Result<Self> {
-        let (jobs, todo) = mpsc::channel();
-        let stopper = Arc::new(Mutex::new(StopState::default()));
-        let shared = Arc::clone(&stopper);
-        let thread = spawn("dwcp-copy", move || {
-            work_as(machine::Work::Control);
-            let report = |input| {
-                // The driver may be gone: then nobody wants to know.
-                let _ = events.send(Event::Input(input));
-            };
-            let mut engine = match open(plan, &shared) {
-                Ok(engine) => engine,
-                Err(error) => return report(SourceInput::Failed(error.to_string())),
-            };
-            report(SourceInput::Attached);
-            for work in todo {
-                let (result, done) = match work {
-                    Work::Copy => (engine.copy(), SourceInput::Converged),
-                    Work::Finish(state) => (engine.finish(state), SourceInput::StateSent),
-                };
-                match result {
-                    Ok(()) => report(done),
-                    Err(error) => return report(SourceInput::Failed(error.to_string())),
-                }
-            }
-        })?;
-        Ok(Self {
-            jobs,
-            stopper,
-            thread,
-        })
-    }
-
-    /// Ends it, wherever it is, and does not wait for that: what it reports from now on means nothing.
-    fn interrupt(&self) {
-        let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
-        state.stopped = true;
-        if let Some(engine) = &state.engine {
-            engine.stop();
-        }
-    }
-
-    /// The same, and waits for it: afterwards nothing follows the machine's memory.
-    fn stop(self) {
-        self.interrupt();
-        drop(self.jobs);
-        if self.thread.join().is_err() {
-            tracing::error!("a copying thread panicked");
-        }
-    }
-}
-
-fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
-    let is_stopped = || stop.lock().unwrap_or_else(PoisonError::into_inner).stopped;
-    let mut channels = Vec::new();
-    for channel in 0..plan.channels {
-        if is_stopped() {
-            return Err(DWCPError::Cancelled(
-                "the migration is being stopped".into(),
-            ));
-        }
-        channels.push(link::attach(
-            &plan.dial,
-            &plan.session,
-            &plan.token,
-            channel,
-        )?);
-    }
-    let (engine, stopper) = Engine::start(&plan.machine, channels, plan.options, plan.progress)?;
-    let mut state = stop.lock().unwrap_or_else(PoisonError::into_inner);
-    if state.stopped {
-        stopper.stop();
-    }
-    state.engine = Some(stopper);
-    Ok(engine)
 }
