@@ -112,7 +112,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  guest          wrote {:.0} pages/s meanwhile, and waited {:.1} ms for processors",
+            "  guest          wrote {:.0} pages/s meanwhile, and stood still for {:.1} ms in all before the switch",
             self.dirty_rate,
             status.stall_us as f64 / 1e3,
         )?;
