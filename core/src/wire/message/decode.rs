@@ -51,18 +51,30 @@ pub(super) fn request(frame_type: FrameType, payload: &[u8], profile: Profile) -
             deadline,
         }
     } else {
-        let action = match frame_type {
-            FrameType::Migration => migration(operation.name, &mut fields)?,
-            FrameType::Snapshot => snapshot(operation.name, &mut fields)?,
-            FrameType::Metrics => metrics(&mut fields)?,
-            FrameType::Health => Action::Health,
-            FrameType::Config => Action::Node,
-            _ => vm(operation.name, profile, &mut fields)?,
-        };
-        Request::Call { action, deadline }
+        Request::Call {
+            action: action(frame_type, operation.name, profile, &mut fields)?,
+            deadline,
+        }
     };
     fields.end()?;
     Ok(request)
+}
+
+/// Takes the fields of an operation that has one answer.
+pub(super) fn action(
+    frame_type: FrameType,
+    operation: &str,
+    profile: Profile,
+    fields: &mut Fields,
+) -> Result<Action> {
+    match frame_type {
+        FrameType::Migration => migration(operation, fields),
+        FrameType::Snapshot => snapshot(operation, fields),
+        FrameType::Metrics => metrics(fields),
+        FrameType::Health => Ok(Action::Health),
+        FrameType::Config => Ok(Action::Node),
+        _ => vm(operation, profile, fields),
+    }
 }
 
 /// Whether it is for the migration to read: a message of a hand-over has an epoch, a bulk channel and
@@ -330,7 +342,8 @@ fn snapshot(operation: &str, fields: &mut Fields) -> Result<Action> {
     })
 }
 
-fn subscription(operation: &str, fields: &mut Fields) -> Result<Subscription> {
+/// Takes the fields of a stream.
+pub(super) fn subscription(operation: &str, fields: &mut Fields) -> Result<Subscription> {
     Ok(match operation {
         "watch" => Subscription::Watch {
             vm_id: fields.optional_text("vm_id")?,

@@ -70,7 +70,7 @@ pub(super) fn call(action: &Action, deadline: Option<Duration>) -> Result<(Frame
 }
 
 /// What an action is called on the wire.
-const fn operation(action: &Action) -> (FrameType, &'static str) {
+pub(super) const fn operation(action: &Action) -> (FrameType, &'static str) {
     match action {
         Action::Create { .. } => (FrameType::Vm, "create"),
         Action::Start { .. } => (FrameType::Vm, "start"),

@@ -3,7 +3,8 @@
 //! The session asks here what a frame means and what an answer looks like; nothing here knows of ids,
 //! credit or order. Both profiles are read by one reader: `operation` is a number, a word or absent
 //! ([`decode`]). Our own client writes words ([`encode`]). Replies and errors are written in either
-//! profile ([`reply`], [`error`]), and read in the extended one.
+//! profile ([`reply`], [`error`]), and read in the extended one. Front ends that carry JSON themselves
+//! get the same forms without frames ([`front`]).
 //!
 //! Requests are read strictly: a field that is not known is an error which names it, and none is
 //! ignored, but for AUTH, in which newer peers offer what older ones do not know. Replies are read
@@ -16,6 +17,7 @@ mod decode;
 mod encode;
 mod error;
 mod fields;
+mod front;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod item;

@@ -250,6 +250,35 @@ proptest! {
     }
 
     #[test]
+    fn a_request_without_a_frame_is_read_by_its_method(request in request()) {
+        let (_, payload) = match request.clone() {
+            Request::Call { action, .. } => Request::Call { action, deadline: None },
+            Request::Subscribe { subscription, .. } => {
+                Request::Subscribe { subscription, credit: 0, deadline: None }
+            }
+            other => other,
+        }
+        .encode()
+        .unwrap();
+        let mut fields: Value = serde_json::from_slice(&payload).unwrap();
+        let object = fields.as_object_mut().unwrap();
+        object.remove("operation");
+        object.remove("credit");
+        let fields = fields.to_string();
+        match request {
+            Request::Call { action, .. } => {
+                let read = Action::from_json(action.name(), fields.as_bytes());
+                prop_assert_eq!(read, Ok(action), "{}", fields);
+            }
+            Request::Subscribe { subscription, .. } => {
+                let read = Subscription::from_json(subscription.name(), fields.as_bytes());
+                prop_assert_eq!(read, Ok(subscription), "{}", fields);
+            }
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    #[test]
     fn a_request_that_is_cut_is_refused(request in request(), part in 0.0..1.0) {
         let (frame_type, payload) = request.encode().unwrap();
         #[allow(clippy::cast_sign_loss, clippy::cast_precision_loss)]
