@@ -36,6 +36,11 @@ pub(crate) const CXX: Need = Need::Program {
     name: "c++",
     package: "g++",
 };
+/// The checker of memory.
+pub(crate) const VALGRIND: Need = Need::Program {
+    name: "valgrind",
+    package: "valgrind",
+};
 /// `cargo fmt`.
 pub(crate) const RUSTFMT: Need = Need::Component {
     subcommand: "fmt",

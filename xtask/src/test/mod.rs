@@ -1,9 +1,10 @@
 //! `cargo xtask test`: every step is run, none stops another, and the end says what ran and what did not.
 //!
 //! `steps` is the list of steps and how each is run, `libtest` and `skips` know what tests say of themselves,
-//! `live_migration` what the example must report, `fuzz` how the fuzzers are built and called, `summary` adds up and
-//! writes it down.
+//! `live_migration` what the example must report, `bindings` what is tried of the C ABI and the language packages, `fuzz`
+//! how the fuzzers are built and called, `summary` adds up and writes it down.
 
+mod bindings;
 mod fuzz;
 mod libtest;
 mod live_migration;

@@ -3,12 +3,12 @@
 use std::{ffi::OsStr, process::Command};
 
 use super::{
-    TestOptions, fuzz, libtest, live_migration,
+    TestOptions, bindings, fuzz, libtest, live_migration,
     skips::{self, Skip, SkipLog},
     summary::{Counts, Outcome},
 };
 use crate::{
-    install::{self, CC, CLIPPY, CXX, Need, RUSTFMT},
+    install::{self, CC, CLIPPY, CXX, Need, RUSTFMT, VALGRIND},
     process::{self, Finished},
     screen::Screen,
 };
@@ -36,6 +36,8 @@ enum Work {
     Tests { arguments: &'static [&'static str] },
     /// The example, whose report is checked.
     LiveMigration,
+    /// The C ABI.
+    C,
     /// The targets of fuzzing.
     Fuzz,
 }
@@ -124,6 +126,12 @@ pub(super) const STEPS: &[Step] = &[
         work: Work::LiveMigration,
     },
     Step {
+        name: "c",
+        about: "the C ABI: its header, its programs, their memory, and what is visible of it",
+        needs: &[CC, CXX, VALGRIND],
+        work: Work::C,
+    },
+    Step {
         name: "fuzz",
         about: "no bytes make what reads them panic, hang or take memory",
         needs: &[CC, CXX],
@@ -160,6 +168,7 @@ impl Step {
             } => child.cargo(arguments, environment),
             Work::Tests { arguments } => child.tests(arguments),
             Work::LiveMigration => child.live_migration(),
+            Work::C => child.c(),
             Work::Fuzz => child.fuzz(),
         }
         .unwrap_or_else(|reason| Outcome::failed(reason, ""))
@@ -233,6 +242,50 @@ impl Child {
                 Err(reason) => Outcome::failed(reason, &finished.transcript),
             },
         )
+    }
+
+    fn c(&self) -> Result<Outcome, String> {
+        let built = self.build(&["dwcp-ffi"])?;
+        let shared = bindings::built(&built, "libdwcp.so")?;
+        let archive = bindings::built(&built, "libdwcp.a")?;
+        let folder = bindings::folder(&shared, "c")?;
+        self.checks(bindings::c::checks(&shared, &archive, &folder))
+    }
+
+    /// Builds packages; what cargo says of it.
+    fn build(&self, packages: &[&str]) -> Result<String, String> {
+        let arguments = bindings::build(packages);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let finished = self.quietly().run(&mut process::cargo(&arguments))?;
+        if finished.success {
+            Ok(finished.stdout)
+        } else {
+            Err(finished.transcript)
+        }
+    }
+
+    /// Runs commands that count as one test each.
+    fn checks(&self, checks: Vec<bindings::Check>) -> Result<Outcome, String> {
+        let mut outcome = Outcome {
+            made_of_tests: true,
+            ..Outcome::passed(String::new())
+        };
+        outcome.counts = Counts::default();
+        for mut check in checks {
+            let (how, transcript) = match self.run(&mut check.command) {
+                Ok(finished) if finished.success && finished.transcript.contains(check.says) => {
+                    outcome.counts.passed += 1;
+                    continue;
+                }
+                Ok(finished) => (finished.status, finished.transcript),
+                Err(reason) => (reason, String::new()),
+            };
+            outcome.counts.failed += 1;
+            let how = format!("{}: {how}", check.name);
+            outcome.transcript += &format!("{how}\n{transcript}\n");
+            outcome.failed_tests.push(how);
+        }
+        Ok(outcome)
     }
 
     fn fuzz(&self) -> Result<Outcome, String> {

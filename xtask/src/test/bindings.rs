@@ -1,0 +1,219 @@
+//! The steps that try the C ABI and the language packages.
+//!
+//! What is built is the library as cargo makes it for tests; each language then has a list of commands, which count
+//! as one test each. What a language's own tools need (interpreters, compilers, packages) its own script gets.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::process;
+
+/// A command that counts as one test.
+#[derive(Debug)]
+pub(super) struct Check {
+    /// What it is called when it fails.
+    pub(super) name: String,
+    pub(super) command: Command,
+    /// What its output has to hold for it to have passed, beside a status of 0.
+    pub(super) says: &'static str,
+}
+
+/// The arguments of the call of cargo that builds these packages, and says where.
+pub(super) fn build(packages: &[&str]) -> Vec<String> {
+    let mut arguments = vec![
+        "build".to_owned(),
+        "--locked".to_owned(),
+        "--message-format=json-render-diagnostics".to_owned(),
+    ];
+    for package in packages {
+        arguments.extend(["--package".to_owned(), (*package).to_owned()]);
+    }
+    arguments
+}
+
+/// The file with that name among those that cargo says it built.
+///
+/// # Errors
+///
+/// When there is none.
+pub(super) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
+    let files = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default());
+    let mut paths = files.filter_map(|file| file.as_str().map(PathBuf::from));
+    paths
+        .find(|path| path.file_name().is_some_and(|file| file == name))
+        .ok_or_else(|| format!("cargo built no {name}"))
+}
+
+/// The folder for what the steps of a language make.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(super) fn folder(library: &Path, language: &str) -> Result<PathBuf, String> {
+    // The library is in `<target>/<profile>`.
+    let target = library
+        .ancestors()
+        .nth(2)
+        .ok_or("cargo builds in no folder")?;
+    let folder = target.join("bindings").join(language);
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A command in the folder of the workspace.
+pub(super) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(process::workspace_root());
+    command
+}
+
+/// The C ABI: the header in every standard, the programs of `ffi/tests-c` and `examples/c` against the shared and the
+/// static library, with a checker of memory and without.
+pub(super) mod c {
+    use super::{Check, Path, PathBuf, command};
+
+    /// The standards a program may be written in, with the compiler's word for each.
+    const C: &[&str] = &["c99", "c11", "c17", "c2x"];
+    const CXX: &[&str] = &["c++11", "c++17", "c++20"];
+    /// What the header must not cause.
+    const STRICT: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+    /// What a static library of Rust needs of the system.
+    const SYSTEM: &[&str] = &["-lm", "-ldl", "-lpthread"];
+    const VALGRIND: &[&str] = &[
+        "--quiet",
+        "--error-exitcode=9",
+        "--leak-check=full",
+        "--show-leak-kinds=definite,indirect",
+        "--errors-for-leak-kinds=definite,indirect",
+    ];
+
+    /// Everything, in order: what is run was compiled before.
+    pub(in super::super) fn checks(shared: &Path, archive: &Path, folder: &Path) -> Vec<Check> {
+        let mut checks = header(folder);
+        let soname = folder.join("libdwcp.so.1");
+        checks.push(check("the name of the library", "", "ln", |ln| {
+            ln.arg("-sf").arg(shared).arg(&soname);
+        }));
+        for (name, source) in [
+            ("abi", "ffi/tests-c/abi.c"),
+            ("story", "examples/c/story.c"),
+        ] {
+            for (kind, library) in [("shared", shared), ("static", archive)] {
+                checks.push(compile(
+                    source,
+                    &folder.join(format!("{name}-{kind}")),
+                    library,
+                    &[],
+                ));
+            }
+        }
+        let asan = folder.join("abi-asan");
+        let sanitized = ["-fsanitize=address,undefined"];
+        checks.push(compile("ffi/tests-c/abi.c", &asan, shared, &sanitized));
+        let unload = folder.join("unload");
+        checks.push(compile("ffi/tests-c/unload.c", &unload, shared, &[]));
+
+        let run = |name: &str, says: &'static str, arguments: &[&str]| {
+            check(name, says, folder.join(name), |program| {
+                program.args(arguments);
+            })
+        };
+        let abi = "checks passed";
+        checks.push(run("abi-shared", abi, &[]));
+        checks.push(run("abi-static", abi, &[]));
+        checks.push(run("abi-asan", abi, &["--no-fork"]));
+        checks.push(check("unload", "loaded three times", &unload, |program| {
+            program.arg(shared);
+        }));
+        checks.push(run("story-shared", "story: ok", &[]));
+        checks.push(run("story-static", "story: ok", &[]));
+        for (name, program, says, arguments) in [
+            ("abi, valgrind", "abi-shared", abi, &["--no-fork"][..]),
+            ("story, valgrind", "story-shared", "story: ok", &[]),
+        ] {
+            checks.push(check(name, says, "valgrind", |valgrind| {
+                valgrind.args(VALGRIND).arg(folder.join(program));
+                // A checker of memory runs the host's code only.
+                valgrind.args(arguments).env("DWCP_BACKEND", "sim");
+            }));
+        }
+        checks.push(check("symbols", "", "sh", |sh| {
+            // Fails where anything else than ours is visible.
+            let list = "! nm -D --defined-only \"$1\" | awk '{print $3}' | grep -v '^dwcp_'";
+            sh.args(["-c", list, "symbols"]).arg(shared);
+        }));
+        checks
+    }
+
+    /// The header alone, as the first and only thing that a program includes.
+    fn header(folder: &Path) -> Vec<Check> {
+        let standards = C.iter().map(|standard| ("cc", "c", *standard));
+        let standards = standards.chain(CXX.iter().map(|standard| ("c++", "c++", *standard)));
+        standards
+            .map(|(compiler, language, standard)| {
+                let name = format!("dwcp.h in {standard}");
+                check(&name, "", compiler, |compiler| {
+                    compiler.arg(format!("-std={standard}")).args(STRICT);
+                    compiler.args(["-x", language, "-c", "include/dwcp.h", "-o"]);
+                    compiler.arg(folder.join("header.o"));
+                })
+            })
+            .collect()
+    }
+
+    fn compile(source: &str, program: &Path, library: &Path, more: &[&str]) -> Check {
+        let folder = program
+            .parent()
+            .map_or_else(PathBuf::new, Path::to_path_buf);
+        let file = program.file_name().unwrap_or_default().display();
+        check(&format!("{file} compiles"), "", "cc", |cc| {
+            cc.args(["-std=c11", "-D_DEFAULT_SOURCE", "-g", "-Iinclude"]);
+            cc.args(STRICT).args(more).arg(source);
+            cc.arg("-o").arg(program).arg(library).args(SYSTEM);
+            cc.arg(format!("-Wl,-rpath,{}", folder.display()));
+        })
+    }
+
+    fn check(
+        name: &str,
+        says: &'static str,
+        program: impl AsRef<std::ffi::OsStr>,
+        fill: impl FnOnce(&mut std::process::Command),
+    ) -> Check {
+        let mut command = command(program);
+        fill(&mut command);
+        Check {
+            name: name.to_owned(),
+            command,
+            says,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::built;
+
+    #[test]
+    fn cargo_says_what_it_built() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"filenames\":[\"/t/debug/libdwcp.so\",\"/t/debug/libdwcp.a\"]}\n\
+                        not json\n{\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(
+            built(messages, "libdwcp.a").unwrap().to_str(),
+            Some("/t/debug/libdwcp.a")
+        );
+        assert!(
+            built(messages, "libother.a")
+                .unwrap_err()
+                .contains("libother.a")
+        );
+    }
+}
