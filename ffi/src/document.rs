@@ -283,6 +283,23 @@ pub extern "C" fn dwcp_document_bool(
     read(document, path, out, error, "true or false", Value::as_bool)
 }
 
+/// A part of a document, such as an item of a list, as a document of its own.
+#[unsafe(no_mangle)]
+pub extern "C" fn dwcp_document_part(
+    document: Option<&dwcp_document>,
+    path: *const c_char,
+    out: Option<&mut MaybeUninit<Option<Box<dwcp_document>>>>,
+    error: Option<&mut MaybeUninit<Option<Box<dwcp_error>>>>,
+) -> i32 {
+    guard(error, || {
+        let (out, path) = (wanted(out, "out")?, text(path, "path")?);
+        let mut inner = handle(document, "document")?.inner();
+        let part = inner.field(path)?.cloned();
+        let part = part.ok_or_else(|| Failure::argument(format!("{path}: there is none")))?;
+        give(out, dwcp_document::of_value(part))
+    })
+}
+
 /// How many items a list has, or pairs a map; 0 where there is neither.
 #[unsafe(no_mangle)]
 pub extern "C" fn dwcp_document_count(

@@ -109,6 +109,12 @@ static void documents(void)
     fails(dwcp_document_set_text(document, "x", "\xff", &error), &error, DWCP_ERR_INVALID_CONFIG, "UTF-8");
     fails(dwcp_document_set_f64(document, "x", 1e308 * 10, &error), &error, DWCP_ERR_INVALID_CONFIG, "finite");
 
+    dwcp_document *item = NULL;
+    ok(dwcp_document_part(document, "a.b.1", &item, &error), &error);
+    CHECK(strcmp(dwcp_document_text(item, "c"), "more") == 0);
+    dwcp_document_free(item);
+    fails(dwcp_document_part(document, "a.b.2", &item, &error), &error, DWCP_ERR_INVALID_CONFIG, "a.b.2");
+
     dwcp_bytes json = dwcp_document_bytes(document);
     dwcp_document *copy = NULL;
     ok(dwcp_document_parse(json, &copy, &error), &error);
