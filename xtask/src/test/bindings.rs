@@ -99,12 +99,11 @@ pub(super) mod c {
     pub(in super::super) fn checks(shared: &Path, archive: &Path, folder: &Path) -> Vec<Check> {
         let mut checks = header(folder);
         let soname = folder.join("libdwcp.so.1");
-        checks.push(check("the name of the library", "", "ln", |ln| {
-            ln.arg("-sf").arg(shared).arg(&soname);
-        }));
+        checks.push(named(shared, &soname));
         for (name, source) in [
             ("abi", "ffi/tests-c/abi.c"),
             ("story", "examples/c/story.c"),
+            ("testee", "bindings/conformance/testees/c/testee.c"),
         ] {
             for (kind, library) in [("shared", shared), ("static", archive)] {
                 checks.push(compile(
@@ -151,6 +150,13 @@ pub(super) mod c {
             sh.args(["-c", list, "symbols"]).arg(shared);
         }));
         checks
+    }
+
+    /// The library under the name by which programs look for it.
+    fn named(shared: &Path, soname: &Path) -> Check {
+        check("the name of the library", "", "ln", |ln| {
+            ln.arg("-sf").arg(shared).arg(soname);
+        })
     }
 
     /// The header alone, as the first and only thing that a program includes.
