@@ -3,7 +3,7 @@
 import { EventEmitter } from 'node:events';
 
 import { bridge, direct, json, nothing, run, time, written } from './bridge.js';
-import { ConnectionError } from './errors.js';
+import { ConfigError, ConnectionError } from './errors.js';
 import { native, type NativeClient, type Payload } from './native.js';
 import { Console, Stream } from './stream.js';
 import type { CallOptions, ClientConfig, ClientMetrics, Health, NodeInfo } from './types.js';
@@ -154,12 +154,24 @@ export class Client extends EventEmitter {
     return new Stream(this.#native, method, fields, read, signal);
   }
 
+  /** @internal Types on a console. */
+  write(vmId: string, data: string | Uint8Array, options: CallOptions = {}): Promise<void> {
+    const { timeout, signal } = options;
+    const start = (tag: number) => {
+      if (typeof vmId !== 'string') throw new ConfigError('vm_id: must be text');
+      if (typeof data !== 'string' && !(data instanceof Uint8Array)) {
+        throw new ConfigError('data: must be text or a Uint8Array');
+      }
+      const bytes = typeof data === 'string' ? Buffer.from(data) : data;
+      return this.#native.write(bridge, tag, vmId, bytes, time('timeout', timeout));
+    };
+    return this.#watched(run(start, nothing, { signal }));
+  }
+
   /** @internal Opens a console. */
   console(vmId: string, fields: () => string, signal: AbortSignal | undefined): Console {
-    const write = (data: string | Uint8Array) => {
-      const bytes = Buffer.from(data as string);
-      return run((tag) => this.#native.write(bridge, tag, vmId, bytes), nothing);
-    };
+    const write = (data: string | Uint8Array, options?: CallOptions) =>
+      this.write(vmId, data, options);
     return new Console(this.#native, fields, write, signal);
   }
 

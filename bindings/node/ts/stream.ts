@@ -2,6 +2,7 @@
 
 import { bridge, cancel, cancelled, hold, release, run, thrown } from './bridge.js';
 import { native, type NativeClient, type NativeStream, type Payload } from './native.js';
+import type { CallOptions } from './types.js';
 
 /** Most items that are taken from the node's buffer at once, and so the most that are kept here. */
 const BATCH_MAX = 256;
@@ -54,6 +55,29 @@ export class Stream<T> implements AsyncIterableIterator<T> {
     this.#opening = opening.catch((error: unknown) => this.#end(error));
   }
 
+  /**
+   * Waits until the node has opened it: what happens from then on is in it. Gives the stream itself.
+   *
+   * @throws what kept it from being opened, which the first `next()` throws otherwise.
+   */
+  async opened(): Promise<this> {
+    hold();
+    try {
+      await this.#opening;
+    } finally {
+      release();
+    }
+    this.#fail();
+    return this;
+  }
+
+  /** Throws the error that ended it, once. */
+  #fail(): void {
+    const error = this.#error;
+    this.#error = undefined;
+    if (error !== undefined) throw error;
+  }
+
   /** Waits for the next item. */
   next(): Promise<IteratorResult<T, undefined>> {
     if (this.#queued === 0 && this.#at < this.#items.length) {
@@ -82,11 +106,7 @@ export class Stream<T> implements AsyncIterableIterator<T> {
     if (this.#at < this.#items.length) {
       return { value: this.#items[this.#at++] as T, done: false };
     }
-    const error = this.#error;
-    if (error !== undefined) {
-      this.#error = undefined;
-      throw error;
-    }
+    this.#fail();
     return { value: undefined, done: true };
   }
 
@@ -139,13 +159,13 @@ export class Stream<T> implements AsyncIterableIterator<T> {
 
 /** What a VM prints on its console, in pieces as they come, and the way to type on it. */
 export class Console extends Stream<Uint8Array> {
-  readonly #write: (data: string | Uint8Array) => Promise<void>;
+  readonly #write: (data: string | Uint8Array, options?: CallOptions) => Promise<void>;
 
   /** @internal */
   constructor(
     client: NativeClient,
     fields: () => string,
-    write: (data: string | Uint8Array) => Promise<void>,
+    write: (data: string | Uint8Array, options?: CallOptions) => Promise<void>,
     signal: AbortSignal | undefined,
   ) {
     super(client, 'console', fields, (payload) => [payload as Uint8Array], signal);
@@ -153,7 +173,7 @@ export class Console extends Stream<Uint8Array> {
   }
 
   /** Types, at most 64 KiB at once; text as UTF-8. Resolves when the bytes are queued for the guest. */
-  write(data: string | Uint8Array): Promise<void> {
-    return this.#write(data);
+  write(data: string | Uint8Array, options?: CallOptions): Promise<void> {
+    return this.#write(data, options);
   }
 }

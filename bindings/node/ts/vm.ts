@@ -220,6 +220,11 @@ export class VMClient {
     return this.#client.console(id, () => written({ vm_id: id }), options.signal);
   }
 
+  /** Types on the console of a VM, at most 64 KiB at once; text as UTF-8. */
+  writeConsole(id: string, data: string | Uint8Array, options?: CallOptions): Promise<void> {
+    return this.#client.write(id, data, options);
+  }
+
   /** Asks for what takes no more than a VM's id. */
   #about<T>(
     method: string,
