@@ -122,7 +122,7 @@ mod tests {
         );
         check(
             r#"{"annotations":{},"max_vms":{"x_y":1}}"#,
-            r#"{"annotations":{},"maxVms":{"x_y":1}}"#,
+            r#"{"annotations":{},"maxVms":{"xY":1}}"#,
         );
         // A key that looks like a field of ours, in a map of theirs.
         check(

@@ -235,12 +235,14 @@ pub(crate) async fn within<T>(
 
 /// The names of all codes, for the test that each has a class.
 #[napi]
+#[cfg_attr(test, allow(dead_code, reason = "only JavaScript calls it"))]
 pub(crate) fn codes() -> Vec<&'static str> {
     Code::all().map(Code::name).collect()
 }
 
 /// The version of the library.
 #[napi]
+#[cfg_attr(test, allow(dead_code, reason = "only JavaScript calls it"))]
 pub(crate) fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }

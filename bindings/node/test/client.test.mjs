@@ -225,7 +225,7 @@ test('a client that is closed ends its calls', async (t) => {
 });
 
 test('times and signals of a call', async (t) => {
-  const { client, link } = await linked(t, { requestTimeout: 200 });
+  const { client, link } = await linked(t, { requestTimeout: '1s' });
   await client.connect();
   const before = AbortSignal.abort(new Error('no'));
   await assert.rejects(client.health({ signal: before }), (error) => {
@@ -246,14 +246,17 @@ test('times and signals of a call', async (t) => {
     assert.deepEqual([error.cause, error.operation, error.concerns], ['enough', 'get', NOBODY]);
     return true;
   });
-  const begun = Date.now();
   await assert.rejects(client.vm().get(NOBODY, { timeout: 20 }), (error) => {
     assert.ok(error instanceof sdk.TimeoutError && error.retryable);
     assert.deepEqual([error.operation, error.concerns], ['get', NOBODY]);
+    assert.match(error.message, /20ms/);
     return true;
   });
-  assert.ok(Date.now() - begun < 190, 'before the time of the client');
-  await assert.rejects(client.health(), sdk.TimeoutError, 'the time of the client');
+  await assert.rejects(client.health(), (error) => {
+    assert.ok(error instanceof sdk.TimeoutError);
+    assert.doesNotMatch(error.message, /20ms/, 'the time of the client');
+    return true;
+  });
 });
 
 test('a browser is told why not', async () => {

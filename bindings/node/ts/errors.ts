@@ -38,6 +38,8 @@ const RETRYABLE = new Set(['connection', 'timeout', 'unavailable', 'resource_lim
 
 /** There is no connection, or it was lost. Code `connection`. */
 export class ConnectionError extends DWCPError {
+  declare readonly code: 'connection';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'connection');
   }
@@ -45,6 +47,8 @@ export class ConnectionError extends DWCPError {
 
 /** The node does not accept the credential, or its certificate is not to be trusted. Code `auth`. */
 export class AuthenticationError extends DWCPError {
+  declare readonly code: 'auth';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'auth');
   }
@@ -52,6 +56,8 @@ export class AuthenticationError extends DWCPError {
 
 /** The role of the credential does not allow it. Code `permission_denied`. */
 export class PermissionDeniedError extends DWCPError {
+  declare readonly code: 'permission_denied';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'permission_denied');
   }
@@ -59,6 +65,8 @@ export class PermissionDeniedError extends DWCPError {
 
 /** The node has no such VM. Code `vm_not_found`. */
 export class VMNotFoundError extends DWCPError {
+  declare readonly code: 'vm_not_found';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'vm_not_found');
   }
@@ -66,6 +74,8 @@ export class VMNotFoundError extends DWCPError {
 
 /** The node has no such migration, snapshot, image or peer. Code `not_found`. */
 export class NotFoundError extends DWCPError {
+  declare readonly code: 'not_found';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'not_found');
   }
@@ -73,6 +83,8 @@ export class NotFoundError extends DWCPError {
 
 /** There is one of that name. Code `already_exists`. */
 export class AlreadyExistsError extends DWCPError {
+  declare readonly code: 'already_exists';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'already_exists');
   }
@@ -80,6 +92,8 @@ export class AlreadyExistsError extends DWCPError {
 
 /** It did not end in time. Code `timeout`. */
 export class TimeoutError extends DWCPError {
+  declare readonly code: 'timeout';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'timeout');
   }
@@ -87,6 +101,8 @@ export class TimeoutError extends DWCPError {
 
 /** It was taken back; with an `AbortSignal`, `cause` is its reason. Code `cancelled`. */
 export class CancelledError extends DWCPError {
+  declare readonly code: 'cancelled';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'cancelled');
   }
@@ -94,6 +110,8 @@ export class CancelledError extends DWCPError {
 
 /** The node cannot be asked now. Code `unavailable`. */
 export class UnavailableError extends DWCPError {
+  declare readonly code: 'unavailable';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'unavailable');
   }
@@ -101,6 +119,8 @@ export class UnavailableError extends DWCPError {
 
 /** Not in the state it is in. Code `invalid_operation`. */
 export class InvalidOperationError extends DWCPError {
+  declare readonly code: 'invalid_operation';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'invalid_operation');
   }
@@ -108,6 +128,8 @@ export class InvalidOperationError extends DWCPError {
 
 /** A field or an argument that is never allowed; the text begins with its name. Code `invalid_config`. */
 export class ConfigError extends DWCPError {
+  declare readonly code: 'invalid_config';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'invalid_config');
   }
@@ -115,6 +137,8 @@ export class ConfigError extends DWCPError {
 
 /** This node, or this version, cannot do that; the text names it. Code `unsupported`. */
 export class UnsupportedError extends DWCPError {
+  declare readonly code: 'unsupported';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'unsupported');
   }
@@ -122,6 +146,8 @@ export class UnsupportedError extends DWCPError {
 
 /** A limit of the node or its host was reached. Code `resource_limit`. */
 export class ResourceLimitError extends DWCPError {
+  declare readonly code: 'resource_limit';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'resource_limit');
   }
@@ -129,6 +155,8 @@ export class ResourceLimitError extends DWCPError {
 
 /** A migration failed. Code `migration`. */
 export class MigrationError extends DWCPError {
+  declare readonly code: 'migration';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'migration');
   }
@@ -136,6 +164,8 @@ export class MigrationError extends DWCPError {
 
 /** A snapshot failed. Code `snapshot`. */
 export class SnapshotError extends DWCPError {
+  declare readonly code: 'snapshot';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'snapshot');
   }
@@ -143,6 +173,8 @@ export class SnapshotError extends DWCPError {
 
 /** The other side does not keep to the protocol. Code `invalid_message`. */
 export class ProtocolError extends DWCPError {
+  declare readonly code: 'invalid_message';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'invalid_message');
   }
@@ -150,6 +182,8 @@ export class ProtocolError extends DWCPError {
 
 /** A defect of the node or of this library. Code `internal`. */
 export class InternalError extends DWCPError {
+  declare readonly code: 'internal';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'internal');
   }
@@ -157,6 +191,8 @@ export class InternalError extends DWCPError {
 
 /** The operating system refused a call. Code `io`. */
 export class IoError extends DWCPError {
+  declare readonly code: 'io';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'io');
   }
@@ -164,6 +200,8 @@ export class IoError extends DWCPError {
 
 /** A value could not be turned into JSON, or JSON into a value. Code `serialization`. */
 export class SerializationError extends DWCPError {
+  declare readonly code: 'serialization';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'serialization');
   }
@@ -171,6 +209,8 @@ export class SerializationError extends DWCPError {
 
 /** The handle was made by the process that this one was forked from. Code `forked`. */
 export class ForkedError extends DWCPError {
+  declare readonly code: 'forked';
+
   constructor(message: string, details?: ErrorDetails) {
     super(message, details, 'forked');
   }

@@ -34,6 +34,10 @@ await withClient(async (vmClient) => {
     }
   }
 
+  // What is not one class may be another.
+  const told = (error: DWCPError) => (error instanceof VMNotFoundError ? 'not there' : error.code);
+  if (told(new TimeoutError('late')) !== 'timeout') throw new Error('a code of its own');
+
   // v3
   try {
     await vmClient.get(vmId);
