@@ -35,6 +35,9 @@
 // There is nothing more: the end of a stream, or of a queue that was shut down. Not an error.
 #define DWCP_END -1
 
+// It is under way, and its end will be told: see `dwcp_reply_to.ended`. Not an error.
+#define DWCP_PENDING -2
+
 // There is no connection, or it was lost; whether the request was executed is not known.
 #define DWCP_ERR_CONNECTION 1
 
@@ -220,6 +223,10 @@ typedef struct dwcp_reply_to {
     dwcp_callback callback;
     // What the callback is given.
     void *user_data;
+    // Where not NULL: an operation that has nothing to wait for ends here, during the call that starts it,
+    // and is told to nobody else; `*op` is NULL then. Of one that waits, the status here is `DWCP_PENDING`,
+    // and its end is told as above. Written where the call returns `DWCP_OK`.
+    struct dwcp_completion *ended;
 } dwcp_reply_to;
 
 // Borrowed bytes. The library reads them during the call only; those that it gives are valid until what

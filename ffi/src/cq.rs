@@ -37,6 +37,20 @@ pub struct dwcp_completion {
     pub node: *mut dwcp_node,
 }
 
+impl dwcp_completion {
+    pub(crate) fn without_result(tag: u64, status: i32) -> dwcp_completion {
+        dwcp_completion {
+            tag,
+            status,
+            error: std::ptr::null_mut(),
+            document: std::ptr::null_mut(),
+            stream: std::ptr::null_mut(),
+            client: std::ptr::null_mut(),
+            node: std::ptr::null_mut(),
+        }
+    }
+}
+
 /// What an operation gives.
 pub(crate) enum Given {
     Nothing,
@@ -56,15 +70,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// Hands it over.
     pub(crate) fn into_completion(self) -> dwcp_completion {
-        let mut completion = dwcp_completion {
-            tag: self.tag,
-            status: DWCP_OK,
-            error: std::ptr::null_mut(),
-            document: std::ptr::null_mut(),
-            stream: std::ptr::null_mut(),
-            client: std::ptr::null_mut(),
-            node: std::ptr::null_mut(),
-        };
+        let mut completion = dwcp_completion::without_result(self.tag, DWCP_OK);
         match self.result {
             Ok(Given::Nothing) => {}
             Ok(Given::End) => completion.status = DWCP_END,

@@ -14,6 +14,8 @@ use crate::give::quietly;
 pub const DWCP_OK: i32 = 0;
 /// There is nothing more: the end of a stream, or of a queue that was shut down. Not an error.
 pub const DWCP_END: i32 = -1;
+/// It is under way, and its end will be told: see `dwcp_reply_to.ended`. Not an error.
+pub const DWCP_PENDING: i32 = -2;
 
 /// There is no connection, or it was lost; whether the request was executed is not known.
 pub const DWCP_ERR_CONNECTION: i32 = 1;

@@ -7,8 +7,8 @@ use dwcp_bindings_support::task::{self, Started};
 use dwcp_bindings_support::{Failure, Operation, Queue, Result};
 
 use crate::args::handle;
-use crate::cq::{Ended, Given, dwcp_callback, dwcp_cq};
-use crate::error::{DWCP_OK, dwcp_error};
+use crate::cq::{Ended, Given, dwcp_callback, dwcp_completion, dwcp_cq};
+use crate::error::{DWCP_OK, DWCP_PENDING, dwcp_error};
 use crate::give::{Out, give, guard, quietly};
 
 /// Where the end of an operation is told: to a callback, or to a queue. Fill it with
@@ -26,6 +26,10 @@ pub struct dwcp_reply_to {
     pub callback: dwcp_callback,
     /// What the callback is given.
     pub user_data: *mut c_void,
+    /// Where not NULL: an operation that has nothing to wait for ends here, during the call that starts it,
+    /// and is told to nobody else; `*op` is NULL then. Of one that waits, the status here is `DWCP_PENDING`,
+    /// and its end is told as above. Written where the call returns `DWCP_OK`.
+    pub ended: *mut dwcp_completion,
 }
 
 /// Sets the size and clears the rest.
@@ -118,27 +122,50 @@ where
 {
     guard(error, || {
         let reply_to = handle(reply_to, "reply_to")?;
-        let (tag, way) = (reply_to.tag, reply_to.way()?);
+        let (tag, way, ended) = (reply_to.tag, reply_to.way()?, reply_to.ended);
         let operation = match way {
+            // Not on this thread, unless it is told here: the caller may hold what the callback waits for.
+            Way::Callback(callback) if ended.is_null() => {
+                let tell = move |result| callback.call(Ended { tag, result });
+                Some(task::spawn(work()?, tell)?)
+            }
+            Way::Callback(callback) => {
+                let tell = move |result| callback.call(Ended { tag, result });
+                match task::start(work()?, tell)? {
+                    Started::Running(operation) => Some(operation),
+                    Started::Ended(result) => return Ok(end(ended, Ended { tag, result }, op)),
+                }
+            }
             Way::Queue(queue) => {
                 let ends = Arc::clone(&queue);
                 let tell = move |result| ends.push(Ended { tag, result });
                 match task::start(work()?, tell)? {
                     Started::Running(operation) => Some(operation),
-                    Started::Ended(result) => {
+                    Started::Ended(result) if ended.is_null() => {
                         queue.push(Ended { tag, result });
                         None
                     }
+                    Started::Ended(result) => return Ok(end(ended, Ended { tag, result }, op)),
                 }
             }
-            // Not on this thread: the caller may hold what the callback waits for.
-            Way::Callback(callback) => Some(task::spawn(work()?, move |result| {
-                callback.call(Ended { tag, result });
-            })?),
         };
+        if !ended.is_null() {
+            // SAFETY: the header has the caller pass room for a completion, or NULL.
+            unsafe { ended.write(dwcp_completion::without_result(tag, DWCP_PENDING)) };
+        }
         match op {
             Some(op) => give(op, dwcp_op(operation)),
             None => Ok(DWCP_OK),
         }
     })
+}
+
+/// Tells the caller at once what an operation came to; there is nothing to cancel.
+fn end(out: *mut dwcp_completion, ended: Ended, op: Out<'_, dwcp_op>) -> i32 {
+    // SAFETY: the header has the caller pass room for a completion, and it is not NULL here.
+    unsafe { out.write(ended.into_completion()) };
+    if let Some(op) = op {
+        op.write(None);
+    }
+    DWCP_OK
 }

@@ -41,7 +41,7 @@ fn every_code_has_its_constant() {
 #[test]
 fn structures_have_the_sizes_they_had() {
     assert_eq!(size_of::<dwcp_client_options>(), 120);
-    assert_eq!(size_of::<dwcp_reply_to>(), 40);
+    assert_eq!(size_of::<dwcp_reply_to>(), 48);
     assert_eq!(size_of::<dwcp_completion>(), 56);
 }
 
