@@ -33,7 +33,7 @@ type NodeConfig struct {
 	DefaultImage string
 	// How many events are kept for watches that lost their connection.
 	EventRing int
-	// How long a peer may be silent. Parts of a nanosecond aside, as it is.
+	// How long a peer may be silent in a migration. Default 10 s.
 	PeerTimeout time.Duration
 }
 
@@ -114,6 +114,12 @@ type NodeInfo struct {
 }
 
 func (c *NodeConfig) json() ([]byte, error) {
+	if c.EventRing < 0 {
+		return nil, invalid("EventRing: must not be negative")
+	}
+	if c.PeerTimeout < 0 {
+		return nil, invalid("PeerTimeout: must not be negative")
+	}
 	written, err := json.Marshal(struct {
 		Name         string              `json:"name"`
 		Backend      string              `json:"backend,omitempty"`
