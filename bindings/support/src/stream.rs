@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dwcp::{DWCPError, Item, Items};
 use futures::{FutureExt, StreamExt};
@@ -27,6 +28,8 @@ struct Open {
     /// Taken when it is closed: that ends it at the node.
     items: Mutex<Option<Items>>,
     closing: Notify,
+    /// Set before it is closed: whoever finds the items held then has nobody beside him.
+    closed: AtomicBool,
 }
 
 impl fmt::Debug for StreamHandle {
@@ -78,6 +81,7 @@ impl StreamHandle {
         let open = Open {
             items: Mutex::new(Some(items)),
             closing: Notify::new(),
+            closed: AtomicBool::new(false),
         };
         StreamHandle {
             local: Arc::new(Local::new(Arc::new(open))),
@@ -104,6 +108,9 @@ impl StreamHandle {
         let this = self.clone();
         Ok(async move {
             let Ok(mut items) = open.items.try_lock() else {
+                if open.closed.load(Ordering::Acquire) {
+                    return Ok(Batch(Vec::new()));
+                }
                 let error = "one batch of a stream at a time, and another is waited for".into();
                 return Err(this.about(DWCPError::InvalidOperation(error)));
             };
@@ -143,6 +150,7 @@ impl StreamHandle {
     /// `forked`.
     pub fn close(&self) -> Result<()> {
         let open = self.local.get()?;
+        open.closed.store(true, Ordering::Release);
         if let Ok(mut items) = open.items.try_lock() {
             let _inside = crate::runtime::get()?.enter();
             *items = None;
