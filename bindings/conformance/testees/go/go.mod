@@ -1,0 +1,7 @@
+module github.com/novacron/dwcp-sdk-go/testee
+
+go 1.21
+
+require github.com/novacron/dwcp-sdk-go v0.0.0
+
+replace github.com/novacron/dwcp-sdk-go => ../../../go
