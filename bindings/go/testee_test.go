@@ -97,7 +97,7 @@ func TestTheTesteeOfTheConformanceTests(t *testing.T) {
 	if len(items) != 3 || items[2].(o)["vm"].(o)["state"] != "running" {
 		t.Fatal(items)
 	}
-	waits := e.send(o{"do": "next", "stream": "w", "count": 1})
+	waits := e.send(o{"do": "next", "stream": "w", "count": 1000})
 	stop := e.send(o{"do": "cancel", "request": waits})
 	first, second := <-e.lines, <-e.lines
 	if first["id"] == stop {
