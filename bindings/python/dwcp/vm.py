@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union, cast
 from . import _requests
 from ._bridge import run
 from ._requests import Fields
+from ._wire import dumps
 from .config import Duration, MigrationOptions, SnapshotOptions, VMConfig
 from .model import VM, GuestReport, MigrationPlan, MigrationStatus, Snapshot, VMEvent, VMMetrics
 from .streams import Console, Stream
@@ -143,7 +144,7 @@ class VMClient:
 
     def migration_progress(self, migration_id: str) -> Stream[MigrationStatus]:
         """How a migration goes; the last item says how it ended."""
-        fields = _requests.dumps({"migration_id": migration_id})
+        fields = dumps({"migration_id": migration_id})
         return Stream(self._client, "migration_progress", fields)
 
     async def cancel_migration(self, migration_id: str) -> MigrationStatus:
