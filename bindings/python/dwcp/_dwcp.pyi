@@ -5,6 +5,19 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, TypeVar, fina
 from dwcp.errors import DWCPError
 from dwcp.model import ClientMetrics
 
+__all__ = [
+    "version",
+    "Bridge",
+    "Client",
+    "Node",
+    "Stream",
+    "Work",
+    "block",
+    "register",
+    "codes",
+    "example_error",
+]
+
 _F = TypeVar("_F")
 
 version: str

@@ -1,4 +1,4 @@
-"""Words with a fixed meaning. Each is text too: `VMState.RUNNING == "running"`."""
+"""Words with a fixed meaning. Each is text too, the one that the protocol has."""
 
 from __future__ import annotations
 

@@ -159,7 +159,10 @@ impl<'py> Fields<'py> {
         let fields = &self.class.fields;
         let next = self.values.len();
         if fields.get(next).is_none_or(|(field, _)| field != name) {
-            fields.iter().skip(next).position(|(field, _)| field == name)?;
+            fields
+                .iter()
+                .skip(next)
+                .position(|(field, _)| field == name)?;
             while fields[self.values.len()].0 != name {
                 self.leave_out();
             }
@@ -313,7 +316,11 @@ impl<'py> ser::Serializer for Maker<'py> {
         self.serialize_str(word)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Made<'py> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Made<'py> {
         value.serialize(self)
     }
 
@@ -343,7 +350,11 @@ impl<'py> ser::Serializer for Maker<'py> {
     }
 
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Fields<'py>, Failed> {
-        Ok(Fields::new(self.py, self.registry, self.registry.class(name)?))
+        Ok(Fields::new(
+            self.py,
+            self.registry,
+            self.registry.class(name)?,
+        ))
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Failed> {

@@ -43,7 +43,13 @@ impl Client {
     }
 
     /// The same, where the only field is an id.
-    fn one(&self, py: Python<'_>, name: &str, field: &str, id: &Bound<'_, PyAny>) -> PyResult<Work> {
+    fn one(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        field: &str,
+        id: &Bound<'_, PyAny>,
+    ) -> PyResult<Work> {
         let Ok(id) = id.cast::<PyString>() else {
             let error = Failure::argument(format!("{field}: must be text"));
             return Err(exception_of(py, &error, Some(name)));
@@ -169,7 +175,9 @@ impl Node {
     /// Names and roles of its keys.
     fn keys(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
         let keys = self.0.keys().or_raise(py)?;
-        let keys = keys.into_iter().map(|(name, role)| (name, role.to_string()));
+        let keys = keys
+            .into_iter()
+            .map(|(name, role)| (name, role.to_string()));
         Ok(keys.collect())
     }
 

@@ -121,7 +121,10 @@ pub(crate) fn codes() -> Vec<&'static str> {
 #[pyfunction]
 pub(crate) fn example_error(py: Python<'_>, code: &str) -> PyResult<Py<PyAny>> {
     let Some(code) = Code::all().find(|known| known.name() == code) else {
-        return Err(exception(py, &Failure::argument("code: there is none of that name")));
+        return Err(exception(
+            py,
+            &Failure::argument("code: there is none of that name"),
+        ));
     };
     let failure = Failure {
         code,

@@ -48,7 +48,9 @@ pub(crate) type Future = Pin<Box<dyn std::future::Future<Output = Result<End>> +
 pub(crate) struct Work(Mutex<Option<Future>>);
 
 impl Work {
-    pub(crate) fn new(work: impl std::future::Future<Output = Result<End>> + Send + 'static) -> Work {
+    pub(crate) fn new(
+        work: impl std::future::Future<Output = Result<End>> + Send + 'static,
+    ) -> Work {
         Work(Mutex::new(Some(Box::pin(work))))
     }
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from typing import Set
 
 import pytest
 from conftest import vm_config
@@ -20,7 +21,7 @@ class Waiting:
         self.more = more
         self.open = asyncio.Event()
         self.open.set()
-        self.ways: set[asyncio.Task[None]] = set()
+        self.ways: Set["asyncio.Task[None]"] = set()
 
     async def __aenter__(self) -> "Waiting":
         await self.node.start()

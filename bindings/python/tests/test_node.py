@@ -1,5 +1,6 @@
 import socket
 from pathlib import Path
+from typing import Any, Dict, Union
 
 import pytest
 from conftest import vm_config
@@ -57,7 +58,7 @@ async def test_a_node_starts_and_ends() -> None:
         ({"peer_timeout": "soon"}, "soon"),
     ],
 )
-async def test_mistakes_are_named(options: dict, text: str) -> None:  # type: ignore[type-arg]
+async def test_mistakes_are_named(options: Dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         await Node("n", **{"backend": "sim", **options}).start()
 
@@ -106,7 +107,7 @@ async def test_state_outlives_a_node(directory: Path) -> None:
 
 async def test_a_unix_socket_and_peers(directory: Path) -> None:
     path = f"unix:{directory}/n"
-    peers = {"other": "127.0.0.1:1", "third": Peer("127.0.0.1:2", KEY)}
+    peers: Dict[str, Union[str, Peer]] = {"other": "127.0.0.1:1", "third": Peer("127.0.0.1:2", KEY)}
     async with Node("n", backend="sim", listen=[path], peers=peers) as node:
         node.add_peer("fourth", "127.0.0.1:3")
         async with Client({"address": path, "tls_enabled": False}) as client:

@@ -1,11 +1,13 @@
 import threading
 import time
 from pathlib import Path
+from typing import List, Set
 
 import pytest
 from conftest import NOBODY, vm_config
 
 import dwcp
+import dwcp.sync
 from dwcp.sync import Client, Node, VMClient
 
 
@@ -77,7 +79,7 @@ def test_other_threads_run_while_one_waits() -> None:
         vm = client.vm.create(vm_config())
         stream = client.vm.watch(vm.id)
         assert next(stream).type is dwcp.VMEventType.CURRENT
-        got = []
+        got: List[dwcp.VMEvent] = []
         waits = threading.Thread(target=lambda: got.extend(stream))
         waits.start()
         # Were the interpreter's lock kept, this would never return.
@@ -93,9 +95,8 @@ def test_other_threads_run_while_one_waits() -> None:
 
 def test_both_twins_have_the_same_methods() -> None:
     for kind in ("Client", "Console", "Node", "NodeKeys", "Stream", "VMClient"):
-        import dwcp.sync
 
-        def public(module: object) -> set[str]:
+        def public(module: object) -> Set[str]:
             return {name for name in dir(getattr(module, kind)) if not name.startswith("_")}
 
         assert public(dwcp) - {"aclose"} == public(dwcp.sync), kind

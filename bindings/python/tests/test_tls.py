@@ -4,7 +4,7 @@ import asyncio
 import os
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 import pytest
 from conftest import vm_config
@@ -36,7 +36,8 @@ def by_context(running: Node, directory: Path, **more: Any) -> ClientConfig:
 async def test_by_the_core(directory: Path) -> None:
     async with node(directory) as running:
         ca = directory / "tls" / "ca.pem"
-        for trust in ({"ca_file": str(ca)}, {"ca_pem": ca.read_text()}):
+        trusts: Tuple[Any, ...] = ({"ca_file": str(ca)}, {"ca_pem": ca.read_text()})
+        for trust in trusts:
             config = ClientConfig(address=running.address(), api_key=KEY, **trust)
             async with Client(config) as client:
                 assert await client.vm.list() == []

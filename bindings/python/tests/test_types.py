@@ -1,21 +1,23 @@
 import dataclasses
 import math
 from datetime import datetime, timedelta, timezone
+from typing import Any, List, Optional, Tuple
 
 import pytest
 
 import dwcp
-from dwcp import ConfigError, VMState, _wire, config, model
+from dwcp import ConfigError, Duration, VMState, _wire, config, model
 
 
 def test_durations() -> None:
-    for value, text in [
+    known: List[Tuple[Optional[Duration], Optional[str]]] = [
         (1.5, "1500000000ns"),
         (0, "0ns"),
         (timedelta(milliseconds=500), "500000000ns"),
         ("5m", "5m"),
         (None, None),
-    ]:
+    ]
+    for value, text in known:
         assert _wire.duration(value, "timeout") == text
     for wrong in [-1, math.nan, math.inf, 1e30, True, b"1s", [1]]:
         with pytest.raises(ConfigError, match="timeout"):
@@ -23,7 +25,8 @@ def test_durations() -> None:
 
 
 def test_words_are_text() -> None:
-    assert VMState.RUNNING == "running"
+    text: str = VMState.RUNNING
+    assert text == "running"
     assert f"{VMState.RUNNING} {VMState.RUNNING:>8} {VMState.RUNNING!s}" == "running  running running"
     assert VMState("paused") is VMState.PAUSED
 
@@ -42,7 +45,8 @@ def test_every_field_that_is_a_time_or_a_word_is_made_so() -> None:
     kinds = {kind: dict(_wire._kinds(kind)) for kind in _wire._CLASSES}
     assert kinds[model.VM]["started_at"] is _wire._parse_time
     assert kinds[model.VM]["addresses"] is list
-    words, other = kinds[model.VM]["state"]  # type: ignore[misc]
+    made: Any = kinds[model.VM]["state"]
+    words, other = made
     assert words["running"] is VMState.RUNNING and other is VMState.UNKNOWN
     assert isinstance(kinds[config.NetworkConfig]["mode"], tuple)
     for kind, fields in kinds.items():

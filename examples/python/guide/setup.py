@@ -11,7 +11,7 @@ import os
 import uuid
 from typing import AsyncIterator
 
-from dwcp import VM, Client, ClientConfig, VMClient, VMConfig
+from dwcp import VM, Client, ClientConfig, VMClient, VMConfig, VMState
 
 TLS = bool(os.environ.get("DWCP_CA_FILE"))
 IMAGE = "dwcp/pulse"
@@ -36,7 +36,7 @@ def vm_config(name: str) -> VMConfig:
 
 async def remove(vm_client: VMClient, vm: VM) -> None:
     """Ends what a snippet started."""
-    if (await vm_client.get(vm.id)).state != "stopped":
+    if (await vm_client.get(vm.id)).state != VMState.STOPPED:
         await vm_client.stop(vm.id, force=True)
     await vm_client.destroy(vm.id)
 
