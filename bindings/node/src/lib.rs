@@ -1,8 +1,8 @@
 //! The native part of `@novacron/dwcp-sdk`; `ts/` is what a program sees.
 //!
 //! Every operation is started with a tag and ends once: at once, as what the call gives back or throws,
-//! or later in the [`bridge::Bridge`], which wakes JavaScript once for all that have ended. Requests and
-//! answers are JSON; an answer's keys are already those of TypeScript ([`case`]).
+//! or later in the `bridge::Bridge`, which wakes JavaScript once for all that have ended. Requests and
+//! answers are JSON; an answer's keys are already those of TypeScript (`case`).
 
 #![allow(
     missing_docs,

@@ -1,8 +1,10 @@
 // The package itself: what it is made of, and that its parts say the same.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 
 import * as sdk from '../dist/index.js';
@@ -61,10 +63,10 @@ test('the testee of the conformance tests answers', async () => {
       { do: 'memory' },
       { do: 'connect', client: 'c', config: { address: '127.0.0.1', port, tls_enabled: false, connect_timeout: '1s' } },
     ];
-    const child = (await import('node:child_process')).spawn(process.execPath, [testee]);
+    const child = spawn(process.execPath, [testee]);
     child.stderr.pipe(process.stderr);
     const answers = new Map();
-    const lines = (await import('node:readline')).createInterface({ input: child.stdout });
+    const lines = createInterface({ input: child.stdout });
     const ask = (request) =>
       new Promise((resolve) => {
         const id = answers.size;
@@ -90,6 +92,11 @@ test('the testee of the conformance tests answers', async () => {
     await ask({ do: 'close_stream', stream: 's' });
     await ask({ do: 'open', client: 'c', stream: 'w', kind: 'watch', args: { id: vm.id } });
     const waiting = ask({ do: 'next', stream: 'w', count: 1000 });
+    await ask({ do: 'open', client: 'c', stream: 'y', kind: 'watch_all' });
+    const id = answers.size;
+    const taken = ask({ do: 'next', stream: 'y', count: 1000 });
+    assert.deepEqual(await ask({ do: 'cancel', request: id }), { ok: {} });
+    assert.equal((await taken).error.code, 'cancelled');
     const lost = await ask({ do: 'open', client: 'c', stream: 'x', kind: 'watch', args: { id: 'nobody' } });
     assert.equal(lost.error.class, 'VMNotFoundError');
     assert.equal((await ask({ do: 'state', client: 'c' })).ok.connected, true);
@@ -102,6 +109,13 @@ test('the testee of the conformance tests answers', async () => {
   } finally {
     await node.shutdown();
   }
+});
+
+test('a CommonJS program imports it', async () => {
+  const path = JSON.stringify(join(ROOT, 'dist/index.js'));
+  const text = `import(${path}).then(({ version }) => process.stdout.write(version))`;
+  const { code, out } = await program(['--input-type=commonjs', '-e', text]);
+  assert.deepEqual([code, out], [0, sdk.version]);
 });
 
 test('it says so where its library is missing', async () => {

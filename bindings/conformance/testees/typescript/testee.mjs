@@ -3,7 +3,7 @@
 
 import { createInterface } from 'node:readline';
 
-import { Client, DWCPError, UnsupportedError, version } from '../../../node/dist/index.js';
+import { CancelledError, Client, DWCPError, UnsupportedError, version } from '../../../node/dist/index.js';
 
 /** The fields whose keys are a user's. */
 const MAPS = new Set(['labels', 'annotations', 'node_selector', 'nodeSelector', 'filters']);
@@ -91,11 +91,14 @@ const COMMANDS = {
     await opening.opened();
     return {};
   },
-  async next({ stream: name, count }) {
+  async next({ stream: name, count }, { signal }) {
     const stream = found(streams, name);
+    // Who takes back the wait for an item ends the stream: that is how a loop is left from outside.
+    signal.addEventListener('abort', () => stream.close(), { once: true });
     const items = [];
     while (items.length < count) {
       const { value, done } = await stream.next();
+      if (signal.aborted) throw new CancelledError('by the caller');
       if (done) return { items, ended: true };
       items.push(value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : snake(value));
     }
