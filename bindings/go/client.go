@@ -81,7 +81,8 @@ func (c *Client) dial(ctx context.Context) (*native, *bridge, error) {
 }
 
 // Disconnect ends the connection, and returns when it is closed. Calls that are under way fail with
-// ErrNotConnected, and streams end. It may be called at any time, and again; Connect connects again.
+// ErrNotConnected, and streams end. It waits for a Connect that is under way, which its context ends. It may
+// be called again, and Connect connects again.
 func (c *Client) Disconnect() error {
 	c.changing.Lock()
 	defer c.changing.Unlock()

@@ -176,3 +176,23 @@ func TestFailuresAreKeptWithALimit(t *testing.T) {
 		t.Fatal("kept for ever")
 	}
 }
+
+func BenchmarkReadVM(b *testing.B) {
+	text := []byte(fullVM)
+	b.Run("by hand", func(b *testing.B) {
+		for i := 0; i < b.N; i++ {
+			var vm VM
+			if err := decode(text, func(r *reader) { r.vm(&vm) }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("by tags", func(b *testing.B) {
+		for i := 0; i < b.N; i++ {
+			var vm VM
+			if err := json.Unmarshal(text, &vm); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
