@@ -38,11 +38,15 @@ func newBridge(ctx context.Context, config *ClientConfig) (*bridge, error) {
 	if host == "" {
 		host = os.Getenv("DWCP_ADDRESS")
 	}
-	if port == 0 {
-		port, _ = strconv.Atoi(os.Getenv("DWCP_PORT"))
+	if text := os.Getenv("DWCP_PORT"); port == 0 && text != "" {
+		number, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || number == 0 {
+			return nil, invalid("Port: DWCP_PORT must be 1 to 65535, not " + strconv.Quote(text))
+		}
+		port = int(number)
 	}
 	if port == 0 {
-		port = 9000
+		port = DefaultConfig().Port
 	}
 	if host == "" {
 		return nil, invalid("Address: missing")
@@ -54,13 +58,8 @@ func newBridge(ctx context.Context, config *ClientConfig) (*bridge, error) {
 	if config.ServerName != "" {
 		b.config.ServerName = config.ServerName
 	}
-	if named, number, err := net.SplitHostPort(host); err == nil {
-		host, port = named, 0
-		b.target = net.JoinHostPort(named, number)
-	} else {
-		host = strings.Trim(host, "[]")
-		b.target = net.JoinHostPort(host, strconv.Itoa(port))
-	}
+	host = strings.Trim(host, "[]")
+	b.target = net.JoinHostPort(host, strconv.Itoa(port))
 	if b.config.ServerName == "" {
 		b.config.ServerName = host
 	}
@@ -71,13 +70,13 @@ func newBridge(ctx context.Context, config *ClientConfig) (*bridge, error) {
 		if ctx.Err() != nil {
 			return nil, cancelled(ctx, "connect\x00")
 		}
-		code, retryable := CodeConnection, true
+		code := CodeConnection
 		var netErr net.Error
 		if errors.As(err, &netErr) && netErr.Timeout() {
 			code = CodeTimeout
 		}
 		return nil, (&Error{
-			Code: code, Message: err.Error(), Retryable: retryable, Operation: "connect", cause: err,
+			Code: code, Message: err.Error(), Retryable: true, Operation: "connect", cause: err,
 		}).typed()
 	}
 	b.first = first

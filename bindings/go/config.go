@@ -117,8 +117,8 @@ func (c *ClientConfig) check() error {
 			return invalid("TLSConfig: needs TLSEnabled")
 		case c.CAFile != "" || c.CAPEM != "" || c.ClientCert != "" || c.ClientKey != "":
 			return invalid("TLSConfig: stands for CAFile, CAPEM, ClientCert and ClientKey, which must be empty")
-		case strings.HasPrefix(c.Address, "unix:"):
-			return invalid("TLSConfig: an address of type unix has no TLS")
+		case strings.HasPrefix(c.Address, "unix:") || strings.Contains(c.Address, "://"):
+			return invalid("TLSConfig: needs a host name or address in Address")
 		}
 	}
 	return nil

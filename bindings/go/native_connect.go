@@ -58,7 +58,10 @@ func (o *options) free() {
 	C.free(unsafe.Pointer(o.c))
 }
 
-// millis rounds up: what asks for something stays more than nothing.
+// millis rounds up: what asks for something stays more than nothing. Less than nothing is nothing.
 func millis(d time.Duration) C.uint64_t {
+	if d <= 0 {
+		return 0
+	}
 	return C.uint64_t(math.Ceil(d.Seconds() * 1000))
 }

@@ -70,9 +70,13 @@ func (v *VMClient) Stop(ctx context.Context, id string, force bool) error {
 	return v.done(ctx, "stop\x00", f)
 }
 
-// StopWithin is Stop without force, with another time for the guest.
+// StopWithin is Stop without force, with another time for the guest; 0 for 30 s.
 func (v *VMClient) StopWithin(ctx context.Context, id string, timeout time.Duration) error {
-	return v.done(ctx, "stop\x00", ofVM(id).text("timeout", timeout.String()))
+	f := ofVM(id)
+	if timeout != 0 {
+		f = f.text("timeout", timeout.String())
+	}
+	return v.done(ctx, "stop\x00", f)
 }
 
 // Destroy removes a VM that is stopped or failed, with its disks.
