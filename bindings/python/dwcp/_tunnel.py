@@ -18,6 +18,8 @@ from .config import ClientConfig
 
 #: Bytes that are handed on at once.
 CHUNK = 64 * 1024
+#: How long a connection that ends has to send what it was given, in seconds.
+CLOSE_TIMEOUT = 1.0
 
 
 class Tunnel:
@@ -87,8 +89,8 @@ class Tunnel:
             # Only stop() cancels it, and waits for it.
             pass
         finally:
+            await _close(writer)
             self._tasks.discard(task)
-            writer.close()
 
     async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -112,8 +114,17 @@ class Tunnel:
         finally:
             for way in ways:
                 way.cancel()
-            far_writer.close()
             await asyncio.gather(*ways, return_exceptions=True)
+            await _close(far_writer)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await asyncio.wait_for(writer.wait_closed(), CLOSE_TIMEOUT)
+    except (OSError, asyncio.TimeoutError):
+        # The other side is gone, or takes nothing more.
+        writer.transport.abort()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -52,13 +52,16 @@ impl Registry {
     }
 }
 
+/// The fields of a class, each with what its kind is made from.
+type FieldKinds = Vec<(String, Py<PyAny>)>;
+
 /// Tells the classes: for each its name in the core, what makes one, and its fields with their kinds.
 /// A kind is `None`, `list`, a pair of a dict of words and the member for others, or a function.
 #[pyfunction]
 pub(crate) fn register(
     py: Python<'_>,
     error: Py<PyAny>,
-    classes: Vec<(String, Py<PyAny>, Vec<(String, Py<PyAny>)>)>,
+    classes: Vec<(String, Py<PyAny>, FieldKinds)>,
 ) -> PyResult<()> {
     let kind = |kind: Py<PyAny>| -> PyResult<Kind> {
         let bound = kind.bind(py);

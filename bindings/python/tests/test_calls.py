@@ -56,7 +56,8 @@ class Waiting:
         except OSError:
             pass
         finally:
-            writer.close()
+            # What it was still to send is for nobody.
+            writer.transport.abort()
 
     def call(self) -> "asyncio.Task[dwcp.Health]":
         return asyncio.ensure_future(self.client.health())
