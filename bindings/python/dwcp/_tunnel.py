@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from typing import Any, Dict, Optional, Set
+from typing import Any, Dict, Optional
 
 from . import errors
 from .config import ClientConfig
@@ -44,7 +44,8 @@ class Tunnel:
         self._context = config.ssl_context
         self._directory: Optional[str] = None
         self._server: Optional[asyncio.AbstractServer] = None
-        self._tasks: Set[asyncio.Task[None]] = set()
+        # Each connection of the core, with what serves it.
+        self._tasks: Dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         #: Why the last TLS connection could not be made.
         self.error: Optional[errors.DWCPError] = None
 
@@ -53,7 +54,7 @@ class Tunnel:
         # Made with mode 0700.
         self._directory = tempfile.mkdtemp(prefix="dwcp-")
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path())
+            self._server = await asyncio.start_unix_server(self._accept, self._path())
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
@@ -69,9 +70,13 @@ class Tunnel:
         """Ends all connections, and removes the socket."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
+        serving = dict(self._tasks)
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
+        for writer in serving.values():
+            # One whose task had not begun is still open.
+            writer.transport.abort()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -79,24 +84,34 @@ class Tunnel:
         assert self._directory is not None
         return os.path.join(self._directory, "core")
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine, so that stop() knows of it from the first moment.
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks[task] = writer
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         try:
             await self._hand_on(reader, writer)
-        except asyncio.CancelledError:
-            # Only stop() cancels it, and waits for it.
-            pass
         finally:
             await _close(writer)
-            self._tasks.discard(task)
 
     async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection(
+        opening = asyncio.ensure_future(
+            asyncio.open_connection(
                 self._host, self._port, ssl=self._context, server_hostname=self._server_name
             )
+        )
+        try:
+            far_reader, far_writer = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # asyncio leaves a connection open whose handshake is cancelled: let it end first.
+            await asyncio.wait([opening], timeout=CLOSE_TIMEOUT)
+            if not opening.done():
+                opening.cancel()
+            elif opening.exception() is None:
+                await _close(opening.result()[1])
+            raise
         except (OSError, ValueError) as error:
             # The core sees its connection end, and tries again where it may.
             self.error = errors.ConnectionError(
