@@ -140,6 +140,10 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     except (OSError, asyncio.TimeoutError):
         # The other side is gone, or takes nothing more.
         writer.transport.abort()
+    except asyncio.CancelledError:
+        # stop() does not wait for what is still to be sent.
+        writer.transport.abort()
+        raise
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
