@@ -8,7 +8,7 @@ import (
 )
 
 // The answers that come often are read by hand, in one pass and without reflection; encoding/json reads the
-// others. BenchmarkReadVM compares the two. What is not known is skipped, since newer nodes say more.
+// others. BenchmarkReadEvent compares the two. What is not known is skipped, since newer nodes say more.
 
 // reader reads JSON. After the first mistake nothing more is read, and bad is set. What it returns is copied.
 type reader struct {
