@@ -381,6 +381,12 @@ int32_t dwcp_document_bool(const struct dwcp_document *document,
                            bool *out,
                            struct dwcp_error **error);
 
+// A part of a document, such as an item of a list, as a document of its own.
+int32_t dwcp_document_part(const struct dwcp_document *document,
+                           const char *path,
+                           struct dwcp_document **out,
+                           struct dwcp_error **error);
+
 // How many items a list has, or pairs a map; 0 where there is neither.
 size_t dwcp_document_count(const struct dwcp_document *document, const char *path);
 

@@ -43,6 +43,11 @@ cmp -s "$archive" "$here/lib/linux_amd64/libdwcp.a" || cp "$archive" "$here/lib/
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+step "the testee and the story, for the judge"
+mkdir -p "$target/go"
+(cd "$root/bindings/conformance/testees/go" && go build -o "$target/go/testee" .)
+(cd "$root/examples/go" && go build -o "$target/go/story" ./story)
+
 step "format and vet"
 cd "$root"
 unformatted=$(gofmt -l bindings/go bindings/conformance/testees/go examples/go)

@@ -81,7 +81,7 @@
 //! let vm = vms.create(VMConfig::builder().name("web").memory(64 << 20).build()?).await?;
 //! vms.start(&vm.id).await?;
 //!
-//! // TLS between nodes is not built yet, and what is promised and cannot be kept is refused.
+//! // These nodes have no TLS, and what is promised and cannot be kept is refused.
 //! let options = MigrationOptions { encrypt_transport: false, ..Default::default() };
 //! let migration = vms.migrate(&vm.id, "node-02", options).await?;
 //! let mut progress = vms.migration_progress(&migration.id).await?;

@@ -36,6 +36,16 @@ pub(crate) const CXX: Need = Need::Program {
     name: "c++",
     package: "g++",
 };
+/// Python, with what makes environments of its own.
+pub(crate) const PYTHON: Need = Need::Program {
+    name: "python3",
+    package: "python3-venv",
+};
+/// Node.js; its packages come with npm.
+pub(crate) const NODE: Need = Need::Program {
+    name: "npm",
+    package: "npm",
+};
 /// The checker of memory.
 pub(crate) const VALGRIND: Need = Need::Program {
     name: "valgrind",

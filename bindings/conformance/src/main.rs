@@ -91,8 +91,14 @@ async fn judge(options: &Options) -> Result<bool, Fault> {
     let scenarios: Vec<&Scenario> = scenarios.iter().filter(wanted).collect();
     let mut faults: BTreeMap<(&str, &str), Fault> = BTreeMap::new();
     for scenario in &scenarios {
-        for (name, command) in &options.testees {
-            if let Err(fault) = play(scenario, command).await {
+        // All at once: each has a world of its own, and most of the time is waiting.
+        let plays = options
+            .testees
+            .iter()
+            .map(|(_, command)| play(scenario, command));
+        let played = futures::future::join_all(plays).await;
+        for ((name, _), played) in options.testees.iter().zip(played) {
+            if let Err(fault) = played {
                 eprintln!("{}, {name}: {fault}", scenario.name);
                 faults.insert((&scenario.name, name), fault);
             }

@@ -18,6 +18,8 @@ fn at(place: &str, pattern: &Value, value: &Value) -> Result<(), Fault> {
         }
         (Value::String(word), _) if word == "<number>" => value.is_number(),
         (Value::String(word), _) if word == "<list>" => value.is_array(),
+        // What is empty may be left out.
+        (Value::Object(fields), Value::Null) => fields.is_empty(),
         (Value::Object(fields), Value::Object(_)) => {
             for (name, pattern) in fields {
                 at(&format!("{place}/{name}"), pattern, &value[name])?;

@@ -110,9 +110,10 @@ impl Testee {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         request["id"] = id.into();
         let (waiter, answer) = oneshot::channel();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.insert(id, waiter);
-        drop(waiting);
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.insert(id, waiter);
+        }
         let line = format!("{request}\n");
         let mut input = self.input.lock().await;
         let written = input.write_all(line.as_bytes()).await;

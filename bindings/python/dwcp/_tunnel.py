@@ -129,8 +129,11 @@ class Tunnel:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            await _close(far_writer)
+            try:
+                # stop() may take this back when it has begun to end by itself.
+                await asyncio.gather(*ways, return_exceptions=True)
+            finally:
+                await _close(far_writer)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

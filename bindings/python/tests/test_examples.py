@@ -167,7 +167,7 @@ async def test_the_testee() -> None:
         await testee.ask(do="cancel", request=waits)
         assert (await testee.answer(waits))["error"]["code"] == "cancelled"
         assert await testee.ask(do="close_stream", stream="s") == {"ok": {}}
-        write = {"do": "write_console", "client": "c", "args": {"id": vm["id"], "data": "x"}}
+        write = {"do": "write_console", "client": "c", "vm": vm["id"], "data": "x"}
         assert await testee.ask(**write) == {"ok": {}}
         state = (await testee.ask(do="state", client="c"))["ok"]
         assert state == {"connected": True, "authenticated": True}

@@ -30,12 +30,16 @@ pub(super) fn build(packages: &[&str]) -> Vec<String> {
         "--message-format=json-render-diagnostics".to_owned(),
     ];
     for package in packages {
-        arguments.extend(["--package".to_owned(), (*package).to_owned()]);
+        // What is more than a name is an option of its own.
+        if !package.starts_with("--") {
+            arguments.push("--package".to_owned());
+        }
+        arguments.push((*package).to_owned());
     }
     arguments
 }
 
-/// The file with that name among those that cargo says it built.
+/// The file with that name among those that cargo says it built: a library or a program.
 ///
 /// # Errors
 ///
@@ -45,7 +49,11 @@ pub(super) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default());
+        .flat_map(|message| {
+            let mut files = message["filenames"].as_array().cloned().unwrap_or_default();
+            files.push(message["executable"].clone());
+            files
+        });
     let mut paths = files.filter_map(|file| file.as_str().map(PathBuf::from));
     paths
         .find(|path| path.file_name().is_some_and(|file| file == name))
@@ -73,6 +81,115 @@ pub(super) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(process::workspace_root());
     command
+}
+
+/// A language package, and what tries it.
+#[derive(Debug)]
+pub(super) struct Language {
+    pub(super) name: &'static str,
+    /// The crate that it is built from, and the file that comes of it.
+    pub(super) package: &'static str,
+    pub(super) library: &'static str,
+    /// The command that prepares what the language needs and runs all its tests; the library is its last argument.
+    script: &'static [&'static str],
+    /// The commands of its testee and its story, which work once the script has run.
+    testee: &'static str,
+    story: &'static str,
+}
+
+/// All of them but C and Rust, which need no preparing.
+pub(super) const LANGUAGES: &[Language] = &[
+    Language {
+        name: "python",
+        package: "dwcp-python",
+        library: "lib_dwcp.so",
+        script: &["sh", "bindings/python/tests/run.sh"],
+        testee: "target/python-tests/venv/bin/python bindings/conformance/testees/python/testee.py",
+        story: "target/python-tests/venv/bin/python examples/python/story.py",
+    },
+    Language {
+        name: "typescript",
+        package: "dwcp-node",
+        library: "libdwcp_node.so",
+        script: &["node", "bindings/node/test/run.mjs"],
+        testee: "node bindings/conformance/testees/typescript/testee.mjs",
+        story: "node target/typescript/examples/story.js",
+    },
+    Language {
+        name: "go",
+        package: "dwcp-ffi",
+        library: "libdwcp.a",
+        script: &["sh", "bindings/go/test.sh"],
+        testee: "target/go/testee",
+        story: "target/go/story",
+    },
+];
+
+impl Language {
+    /// Its own tests.
+    pub(super) fn check(&self, library: &Path) -> Check {
+        let (program, arguments) = self.script.split_first().unwrap_or((&"false", &[]));
+        let mut command = command(program);
+        // Not what a caller may use cargo with: the scripts know one place.
+        command.env_remove("CARGO_TARGET_DIR");
+        command.args(arguments).arg(library);
+        Check {
+            name: self.name.to_owned(),
+            command,
+            says: "",
+        }
+    }
+}
+
+/// The judge, with everybody.
+pub(super) fn conformance(judge: &Path, testee: &Path, story: &Path, c: &Path) -> Command {
+    let mut command = command(judge);
+    let ours = [
+        (
+            "rust",
+            testee.display().to_string(),
+            story.display().to_string(),
+        ),
+        (
+            "c",
+            c.join("testee-shared").display().to_string(),
+            c.join("story-shared").display().to_string(),
+        ),
+    ];
+    let others = LANGUAGES.iter().map(|language| {
+        (
+            language.name,
+            language.testee.to_owned(),
+            language.story.to_owned(),
+        )
+    });
+    // Where Python finds its package.
+    command.env(
+        "PYTHONPATH",
+        process::workspace_root().join("bindings/python"),
+    );
+    for (name, testee, story) in ours.into_iter().chain(others) {
+        command.args(["--testee", &format!("{name}={testee}")]);
+        command.args(["--story", &format!("{name}={story}")]);
+    }
+    command
+}
+
+/// How many passed and failed, as the judge says in its last line.
+pub(super) fn verdict(output: &str) -> Option<(u64, u64)> {
+    let line = output.lines().rev().find(|line| !line.trim().is_empty())?;
+    let (passed, failed) = line.split_once(" passed, ")?;
+    let failed = failed.strip_suffix(" failed")?;
+    Some((passed.parse().ok()?, failed.parse().ok()?))
+}
+
+/// The matrix in what the judge prints.
+pub(super) fn matrix(output: &str) -> String {
+    output
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The C ABI: the header in every standard, the programs of `ffi/tests-c` and `examples/c` against the shared and the
@@ -206,7 +323,16 @@ pub(super) mod c {
 
 #[cfg(test)]
 mod tests {
-    use super::built;
+    use super::{built, matrix, verdict};
+
+    #[test]
+    fn the_judge_says_how_many() {
+        let output =
+            "| a | rust |\n|---|---|\n| b | yes |\nstory, rust: ok\n\n27 passed, 1 failed\n";
+        assert_eq!(verdict(output), Some((27, 1)));
+        assert_eq!(verdict("killed"), None);
+        assert_eq!(matrix(output), "| a | rust |\n|---|---|\n| b | yes |");
+    }
 
     #[test]
     fn cargo_says_what_it_built() {

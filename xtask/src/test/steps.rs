@@ -8,7 +8,7 @@ use super::{
     summary::{Counts, Outcome},
 };
 use crate::{
-    install::{self, CC, CLIPPY, CXX, Need, RUSTFMT, VALGRIND},
+    install::{self, CC, CLIPPY, CXX, NODE, Need, PYTHON, RUSTFMT, VALGRIND},
     process::{self, Finished},
     screen::Screen,
 };
@@ -38,6 +38,10 @@ enum Work {
     LiveMigration,
     /// The C ABI.
     C,
+    /// The language package with that name.
+    Language(&'static str),
+    /// All languages, by one suite.
+    Conformance,
     /// The targets of fuzzing.
     Fuzz,
 }
@@ -132,6 +136,30 @@ pub(super) const STEPS: &[Step] = &[
         work: Work::C,
     },
     Step {
+        name: "python",
+        about: "the Python package: its tests, types and examples",
+        needs: &[CC, PYTHON],
+        work: Work::Language("python"),
+    },
+    Step {
+        name: "typescript",
+        about: "the TypeScript package: its tests, types and examples",
+        needs: &[CC, NODE],
+        work: Work::Language("typescript"),
+    },
+    Step {
+        name: "go",
+        about: "the Go package: its tests and examples, with Go's own checks",
+        needs: &[CC, PYTHON],
+        work: Work::Language("go"),
+    },
+    Step {
+        name: "conformance",
+        about: "one suite for all languages; after their own steps, which prepare them",
+        needs: &[CC],
+        work: Work::Conformance,
+    },
+    Step {
         name: "fuzz",
         about: "no bytes make what reads them panic, hang or take memory",
         needs: &[CC, CXX],
@@ -169,6 +197,8 @@ impl Step {
             Work::Tests { arguments } => child.tests(arguments),
             Work::LiveMigration => child.live_migration(),
             Work::C => child.c(),
+            Work::Language(name) => child.language(name),
+            Work::Conformance => child.conformance(),
             Work::Fuzz => child.fuzz(),
         }
         .unwrap_or_else(|reason| Outcome::failed(reason, ""))
@@ -250,6 +280,52 @@ impl Child {
         let archive = bindings::built(&built, "libdwcp.a")?;
         let folder = bindings::folder(&shared, "c")?;
         self.checks(bindings::c::checks(&shared, &archive, &folder))
+    }
+
+    fn language(&self, name: &str) -> Result<Outcome, String> {
+        let language = bindings::LANGUAGES
+            .iter()
+            .find(|language| language.name == name);
+        let language = language.ok_or_else(|| format!("there is no package for {name}"))?;
+        let built = self.build(&[language.package])?;
+        let library = bindings::built(&built, language.library)?;
+        self.checks(vec![language.check(&library)])
+    }
+
+    fn conformance(&self) -> Result<Outcome, String> {
+        let built = self.build(&["dwcp-conformance", "dwcp-ffi"])?;
+        let shared = bindings::built(&built, "libdwcp.so")?;
+        let stories = self.build(&["dwcp", "--example=story"])?;
+        let mut judge = bindings::conformance(
+            &bindings::built(&built, "judge")?,
+            &bindings::built(&built, "testee-rust")?,
+            &bindings::built(&stories, "story")?,
+            &bindings::folder(&shared, "c")?,
+        );
+        let finished = self.run(&mut judge)?;
+        let Some((passed, failed)) = bindings::verdict(&finished.stdout) else {
+            return Ok(Outcome::failed(finished.status, &finished.transcript));
+        };
+        let readme = std::fs::read_to_string(process::workspace_root().join("README.md"));
+        let told = readme.is_ok_and(|text| text.contains(&bindings::matrix(&finished.stdout)));
+        let mut outcome = Outcome {
+            made_of_tests: true,
+            ..Outcome::passed(String::new())
+        };
+        outcome.counts = Counts {
+            passed: passed + u64::from(told),
+            failed: failed + u64::from(!told),
+            skipped: 0,
+        };
+        if !told {
+            outcome
+                .failed_tests
+                .push("README.md has another matrix".into());
+        }
+        if outcome.counts.failed > 0 {
+            outcome.transcript = finished.transcript;
+        }
+        Ok(outcome)
     }
 
     /// Builds packages; what cargo says of it.

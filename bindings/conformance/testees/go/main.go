@@ -28,7 +28,6 @@ type request struct {
 	Kind    string          `json:"kind"`
 	Count   int             `json:"count"`
 	VM      string          `json:"vm"`
-	VMID    string          `json:"vm_id"`
 	Data    string          `json:"data"`
 }
 
@@ -178,13 +177,7 @@ func (t *testee) do(ctx context.Context, r *request) (any, error) {
 	case "open":
 		return none, t.open(client, r)
 	case "write_console":
-		// The id of the line is that of the request: the VM's is one of these.
-		for _, id := range []string{r.VM, r.VMID, r.Args.ID} {
-			if id != "" {
-				return none, client.VM().WriteConsole(ctx, id, latin1(r.Data))
-			}
-		}
-		return nil, wrong("vm: missing")
+		return none, client.VM().WriteConsole(ctx, r.VM, latin1(r.Data))
 	case "state":
 		return object{"connected": client.IsConnected(), "authenticated": client.IsAuthenticated()}, nil
 	case "counters":

@@ -108,10 +108,8 @@ class Testee:
         return {}
 
     async def do_write_console(self, request: Request) -> Any:
-        # `id` is the request's: the VM's stands among the arguments, or under a name of its own.
-        args = request.get("args") or request
-        console = self.client(request).vm.console(args["id"] if args is not request else args["vm_id"])
-        await console.write(args["data"].encode("latin-1"))
+        console = self.client(request).vm.console(request["vm"])
+        await console.write(request["data"].encode("latin-1"))
         return {}
 
     async def do_state(self, request: Request) -> Any:

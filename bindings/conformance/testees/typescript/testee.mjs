@@ -108,8 +108,8 @@ const COMMANDS = {
     found(streams, stream).close();
     return {};
   },
-  async write_console({ client, id, data }, options) {
-    await found(clients, client).vm().writeConsole(id, Buffer.from(data, 'latin1'), options);
+  async write_console({ client, vm, data }, options) {
+    await found(clients, client).vm().writeConsole(vm, Buffer.from(data, 'latin1'), options);
     return {};
   },
   state({ client: name }) {
