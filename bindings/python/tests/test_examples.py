@@ -159,7 +159,9 @@ async def test_the_testee() -> None:
         assert [each["id"] for each in listed] == [vm["id"]]
         missing = (await testee.call("get", id="nobody"))["error"]
         assert (missing["code"], missing["class"]) == ("vm_not_found", "VMNotFoundError")
-        opened = testee.ask(do="open", client="c", stream="s", kind="watch", args={"id": vm["id"]})
+        # Nothing happens to a VM that is not started, so whoever waits for more waits.
+        idle = (await testee.call("create", config={"name": "idle", "memory": 32 * MIB}))["ok"]
+        opened = testee.ask(do="open", client="c", stream="s", kind="watch", args={"id": idle["id"]})
         assert await opened == {"ok": {}}
         first = (await testee.ask(do="next", stream="s", count=1))["ok"]
         assert (first["items"][0]["type"], first["ended"]) == ("current", False)

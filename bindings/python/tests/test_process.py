@@ -150,9 +150,12 @@ def test_ctrl_c_ends_a_wait() -> None:
         listener.listen()
         address = "127.0.0.1:%d" % listener.getsockname()[1]
 
+        # Kept, for a connection that ends would be an answer.
+        connections = []
+
         def interrupt():
             # Once somebody waits for an answer.
-            listener.accept()
+            connections.append(listener.accept())
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt, daemon=True).start()
