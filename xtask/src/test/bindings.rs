@@ -22,22 +22,21 @@ pub(super) struct Check {
     pub(super) says: &'static str,
 }
 
-/// The arguments of the call of cargo that builds these packages, and says where.
-pub(super) fn build(packages: &[&str]) -> Vec<String> {
-    let mut arguments = vec![
-        "build".to_owned(),
-        "--locked".to_owned(),
-        "--message-format=json-render-diagnostics".to_owned(),
-    ];
-    for package in packages {
-        // What is more than a name is an option of its own.
-        if !package.starts_with("--") {
-            arguments.push("--package".to_owned());
-        }
-        arguments.push((*package).to_owned());
-    }
-    arguments
-}
+/// The arguments of the call of cargo that builds what all these steps try, and says where. All at once: cargo builds
+/// what they share anew for each choice of packages.
+pub(super) const BUILD: &[&str] = &[
+    "build",
+    "--locked",
+    "--message-format=json-render-diagnostics",
+    "--package=dwcp",
+    "--package=dwcp-ffi",
+    "--package=dwcp-python",
+    "--package=dwcp-node",
+    "--package=dwcp-conformance",
+    "--lib",
+    "--bins",
+    "--example=story",
+];
 
 /// The file with that name among those that cargo says it built: a library or a program.
 ///
@@ -87,8 +86,7 @@ pub(super) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
 #[derive(Debug)]
 pub(super) struct Language {
     pub(super) name: &'static str,
-    /// The crate that it is built from, and the file that comes of it.
-    pub(super) package: &'static str,
+    /// The file that its crate is built into.
     pub(super) library: &'static str,
     /// The command that prepares what the language needs and runs all its tests; the library is its last argument.
     script: &'static [&'static str],
@@ -101,7 +99,6 @@ pub(super) struct Language {
 pub(super) const LANGUAGES: &[Language] = &[
     Language {
         name: "python",
-        package: "dwcp-python",
         library: "lib_dwcp.so",
         script: &["sh", "bindings/python/tests/run.sh"],
         testee: "target/python-tests/venv/bin/python bindings/conformance/testees/python/testee.py",
@@ -109,7 +106,6 @@ pub(super) const LANGUAGES: &[Language] = &[
     },
     Language {
         name: "typescript",
-        package: "dwcp-node",
         library: "libdwcp_node.so",
         script: &["node", "bindings/node/test/run.mjs"],
         testee: "node bindings/conformance/testees/typescript/testee.mjs",
@@ -117,7 +113,6 @@ pub(super) const LANGUAGES: &[Language] = &[
     },
     Language {
         name: "go",
-        package: "dwcp-ffi",
         library: "libdwcp.a",
         script: &["sh", "bindings/go/test.sh"],
         testee: "target/go/testee",

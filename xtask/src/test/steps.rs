@@ -275,7 +275,7 @@ impl Child {
     }
 
     fn c(&self) -> Result<Outcome, String> {
-        let built = self.build(&["dwcp-ffi"])?;
+        let built = self.build()?;
         let shared = bindings::built(&built, "libdwcp.so")?;
         let archive = bindings::built(&built, "libdwcp.a")?;
         let folder = bindings::folder(&shared, "c")?;
@@ -287,19 +287,18 @@ impl Child {
             .iter()
             .find(|language| language.name == name);
         let language = language.ok_or_else(|| format!("there is no package for {name}"))?;
-        let built = self.build(&[language.package])?;
+        let built = self.build()?;
         let library = bindings::built(&built, language.library)?;
         self.checks(vec![language.check(&library)])
     }
 
     fn conformance(&self) -> Result<Outcome, String> {
-        let built = self.build(&["dwcp-conformance", "dwcp-ffi"])?;
+        let built = self.build()?;
         let shared = bindings::built(&built, "libdwcp.so")?;
-        let stories = self.build(&["dwcp", "--example=story"])?;
         let mut judge = bindings::conformance(
             &bindings::built(&built, "judge")?,
             &bindings::built(&built, "testee-rust")?,
-            &bindings::built(&stories, "story")?,
+            &bindings::built(&built, "story")?,
             &bindings::folder(&shared, "c")?,
         );
         let finished = self.run(&mut judge)?;
@@ -328,11 +327,9 @@ impl Child {
         Ok(outcome)
     }
 
-    /// Builds packages; what cargo says of it.
-    fn build(&self, packages: &[&str]) -> Result<String, String> {
-        let arguments = bindings::build(packages);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let finished = self.quietly().run(&mut process::cargo(&arguments))?;
+    /// Builds what the languages try; what cargo says of it.
+    fn build(&self) -> Result<String, String> {
+        let finished = self.quietly().run(&mut process::cargo(bindings::BUILD))?;
         if finished.success {
             Ok(finished.stdout)
         } else {
