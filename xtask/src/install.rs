@@ -51,6 +51,16 @@ pub(crate) const VALGRIND: Need = Need::Program {
     name: "valgrind",
     package: "valgrind",
 };
+/// What looks into libraries and takes out of them what only debuggers read.
+pub(crate) const BINUTILS: Need = Need::Program {
+    name: "objdump",
+    package: "binutils",
+};
+/// What says where an installed library is.
+pub(crate) const PKG_CONFIG: Need = Need::Program {
+    name: "pkg-config",
+    package: "pkg-config",
+};
 /// `cargo fmt`.
 pub(crate) const RUSTFMT: Need = Need::Component {
     subcommand: "fmt",

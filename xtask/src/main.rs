@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `cargo xtask test`, `cargo xtask bench`.
+//! The project's own commands: `cargo xtask build`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask dist`.
 //!
 //! This file reads the command line and hands over to the module of the command.
 
@@ -6,6 +6,7 @@
 
 mod bench;
 mod build_cmd;
+mod dist;
 mod install;
 mod process;
 mod screen;
@@ -15,6 +16,7 @@ mod test;
 use std::{env, ffi::OsString, process::ExitCode};
 
 use bench::{BENCHES, BenchOptions};
+use dist::DistOptions;
 use test::TestOptions;
 
 /// The exit status for a command line that cannot be understood.
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Build) => build_cmd::run(),
         Ok(Invocation::Test(options)) => test::run(&options),
         Ok(Invocation::Bench(options)) => bench::run(&options),
+        Ok(Invocation::Dist(options)) => dist::run(&options),
         Err(UsageError(message)) => {
             eprintln!("error: {message}\n\nSee `cargo xtask --help`.");
             ExitCode::from(BAD_USAGE)
@@ -43,6 +46,7 @@ enum Invocation {
     Build,
     Test(TestOptions),
     Bench(BenchOptions),
+    Dist(DistOptions),
 }
 
 /// What help is about.
@@ -52,6 +56,7 @@ enum Topic {
     Build,
     Test,
     Bench,
+    Dist,
 }
 
 /// What of a command line is still to be read.
@@ -75,7 +80,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
     };
     match words.next().as_deref() {
         None => Err(UsageError(
-            "a command is missing: build, test or bench".into(),
+            "a command is missing: build, test, bench or dist".into(),
         )),
         Some("help" | "--help" | "-h") => match words.next().as_deref() {
             None => Ok(Invocation::Help(Topic::Commands)),
@@ -84,6 +89,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
         Some("build") => parse_build(words),
         Some("test") => parse_test(words),
         Some("bench") => parse_bench(words),
+        Some("dist") => parse_dist(words),
         Some(other) => Err(unknown_command(other)),
     }
 }
@@ -93,13 +99,14 @@ fn topic(command: &str) -> Result<Topic, UsageError> {
         "build" => Ok(Topic::Build),
         "test" => Ok(Topic::Test),
         "bench" => Ok(Topic::Bench),
+        "dist" => Ok(Topic::Dist),
         other => Err(unknown_command(other)),
     }
 }
 
 fn unknown_command(name: &str) -> UsageError {
     UsageError(format!(
-        "there is no command '{name}'; there are build, test and bench"
+        "there is no command '{name}'; there are build, test, bench and dist"
     ))
 }
 
@@ -186,6 +193,19 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
     }
 }
 
+fn parse_dist(mut words: Words) -> Result<Invocation, UsageError> {
+    let mut options = DistOptions::default();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--help" | "-h" => return Ok(Invocation::Help(Topic::Dist)),
+            "--json" => options.json = true,
+            "--out" => options.out = Some(value_of("--out", &mut words)?.into()),
+            other => return Err(unknown_argument("dist", other)),
+        }
+    }
+    Ok(Invocation::Dist(options))
+}
+
 /// The word behind an option that takes a value.
 fn value_of(option: &str, words: &mut Words) -> Result<String, UsageError> {
     match words.next() {
@@ -209,6 +229,7 @@ fn help(topic: Topic) -> String {
                 .collect();
             format!("{BENCH_HELP}\nNames:\n{benches}")
         }
+        Topic::Dist => dist::HELP.into(),
     }
 }
 
@@ -221,6 +242,7 @@ Commands:
   build   build everything that is handed out, optimised
   test    install what the tests need, run everything, say what ran and what did not
   bench   measure, beside a peer doing the same work
+  dist    pack what is handed out, and try each package where nothing else is
   help    show this, or the help of a command
 
 `cargo xtask COMMAND --help` shows the options of a command.
@@ -265,7 +287,7 @@ Options:
 mod tests {
     use std::ffi::OsString;
 
-    use super::{BenchOptions, Invocation, TestOptions, Topic, UsageError, help};
+    use super::{BenchOptions, DistOptions, Invocation, TestOptions, Topic, UsageError, help};
 
     fn parse(line: &str) -> Result<Invocation, UsageError> {
         super::parse(line.split_whitespace().map(OsString::from))
@@ -309,6 +331,20 @@ mod tests {
     }
 
     #[test]
+    fn dist_takes_its_options() {
+        assert_eq!(parse("dist"), Ok(Invocation::Dist(DistOptions::default())));
+        assert_eq!(
+            parse("dist --json --out packages"),
+            Ok(Invocation::Dist(DistOptions {
+                out: Some("packages".into()),
+                json: true,
+            }))
+        );
+        assert_refused("dist --out", "--out needs a value");
+        assert_refused("dist all", "all");
+    }
+
+    #[test]
     fn build_takes_none() {
         assert_eq!(parse("build"), Ok(Invocation::Build));
         assert_refused("build --fast", "--fast");
@@ -325,12 +361,13 @@ mod tests {
             Ok(Invocation::Help(Topic::Test))
         );
         assert_eq!(parse("bench --help"), Ok(Invocation::Help(Topic::Bench)));
+        assert_eq!(parse("dist --json -h"), Ok(Invocation::Help(Topic::Dist)));
         assert_eq!(parse("build -h"), Ok(Invocation::Help(Topic::Build)));
     }
 
     #[test]
     fn help_lists_commands_steps_and_benches() {
-        for command in ["build", "test", "bench"] {
+        for command in ["build", "test", "bench", "dist"] {
             assert!(help(Topic::Commands).contains(command));
         }
         for step in super::test::step_names() {

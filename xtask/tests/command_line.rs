@@ -31,6 +31,7 @@ fn help_goes_to_standard_output() {
         "test --help",
         "bench --help",
         "build --help",
+        "dist --help",
     ] {
         let output = assert_ends(line, 0);
         assert!(
@@ -51,6 +52,7 @@ fn bad_usage_ends_with_2_and_says_why() {
         "bench nothing",
         "bench migration --runs 0",
         "build all",
+        "dist --out",
     ] {
         let output = assert_ends(line, 2);
         assert!(text(&output.stderr).starts_with("error: "), "{line:?}");

@@ -43,7 +43,7 @@ pub(super) const BUILD: &[&str] = &[
 /// # Errors
 ///
 /// When there is none.
-pub(super) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
+pub(crate) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
     let files = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -12,6 +12,8 @@ mod skips;
 mod steps;
 mod summary;
 
+pub(crate) use self::bindings::built;
+
 use std::{process::ExitCode, time::Instant};
 
 use serde_json::json;

@@ -8,7 +8,8 @@ use super::{
     summary::{Counts, Outcome},
 };
 use crate::{
-    install::{self, CC, CLIPPY, CXX, NODE, Need, PYTHON, RUSTFMT, VALGRIND},
+    dist,
+    install::{self, CC, CLIPPY, CXX, NODE, Need, PKG_CONFIG, PYTHON, RUSTFMT, VALGRIND},
     process::{self, Finished},
     screen::Screen,
 };
@@ -42,6 +43,8 @@ enum Work {
     Language(&'static str),
     /// All languages, by one suite.
     Conformance,
+    /// The packages.
+    Dist,
     /// The targets of fuzzing.
     Fuzz,
 }
@@ -150,7 +153,7 @@ pub(super) const STEPS: &[Step] = &[
     Step {
         name: "go",
         about: "the Go package: its tests and examples, with Go's own checks",
-        needs: &[CC, PYTHON],
+        needs: &[CC, PYTHON, PKG_CONFIG],
         work: Work::Language("go"),
     },
     Step {
@@ -158,6 +161,12 @@ pub(super) const STEPS: &[Step] = &[
         about: "one suite for all languages; after their own steps, which prepare them",
         needs: &[CC],
         work: Work::Conformance,
+    },
+    Step {
+        name: "dist",
+        about: "the packages, of what the languages' steps built, installed where nothing else is",
+        needs: dist::NEEDS,
+        work: Work::Dist,
     },
     Step {
         name: "fuzz",
@@ -199,6 +208,7 @@ impl Step {
             Work::C => child.c(),
             Work::Language(name) => child.language(name),
             Work::Conformance => child.conformance(),
+            Work::Dist => child.dist(),
             Work::Fuzz => child.fuzz(),
         }
         .unwrap_or_else(|reason| Outcome::failed(reason, ""))
@@ -323,6 +333,29 @@ impl Child {
         }
         if outcome.counts.failed > 0 {
             outcome.transcript = finished.transcript;
+        }
+        Ok(outcome)
+    }
+
+    fn dist(&self) -> Result<Outcome, String> {
+        let built = self.build()?;
+        let libraries = dist::Libraries::find(|name| bindings::built(&built, name))?;
+        let out = bindings::folder(&libraries.shared, "dist")?;
+        let report = dist::pack_and_try(libraries, &out, self.echo)?;
+        let mut outcome = Outcome {
+            made_of_tests: true,
+            ..Outcome::passed(String::new())
+        };
+        outcome.counts = Counts::default();
+        for check in report.checks {
+            match check.result {
+                Ok(_) => outcome.counts.passed += 1,
+                Err(reason) => {
+                    outcome.counts.failed += 1;
+                    outcome.transcript += &format!("{}: {reason}\n", check.name);
+                    outcome.failed_tests.push(check.name);
+                }
+            }
         }
         Ok(outcome)
     }
