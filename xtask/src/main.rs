@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `cargo xtask test`, `cargo xtask bench`.
+//! The project's own commands: `cargo xtask build`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask e2e`.
 //!
 //! This file reads the command line and hands over to the module of the command.
 
@@ -6,6 +6,7 @@
 
 mod bench;
 mod build_cmd;
+mod e2e;
 mod install;
 mod process;
 mod screen;
@@ -15,6 +16,7 @@ mod test;
 use std::{env, ffi::OsString, process::ExitCode};
 
 use bench::{BENCHES, BenchOptions};
+use e2e::E2eOptions;
 use test::TestOptions;
 
 /// The exit status for a command line that cannot be understood.
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Build) => build_cmd::run(),
         Ok(Invocation::Test(options)) => test::run(&options),
         Ok(Invocation::Bench(options)) => bench::run(&options),
+        Ok(Invocation::E2e(options)) => e2e::run(&options),
         Err(UsageError(message)) => {
             eprintln!("error: {message}\n\nSee `cargo xtask --help`.");
             ExitCode::from(BAD_USAGE)
@@ -43,6 +46,7 @@ enum Invocation {
     Build,
     Test(TestOptions),
     Bench(BenchOptions),
+    E2e(E2eOptions),
 }
 
 /// What help is about.
@@ -52,6 +56,7 @@ enum Topic {
     Build,
     Test,
     Bench,
+    E2e,
 }
 
 /// What of a command line is still to be read.
@@ -75,7 +80,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
     };
     match words.next().as_deref() {
         None => Err(UsageError(
-            "a command is missing: build, test or bench".into(),
+            "a command is missing: build, test, bench or e2e".into(),
         )),
         Some("help" | "--help" | "-h") => match words.next().as_deref() {
             None => Ok(Invocation::Help(Topic::Commands)),
@@ -84,6 +89,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
         Some("build") => parse_build(words),
         Some("test") => parse_test(words),
         Some("bench") => parse_bench(words),
+        Some("e2e") => parse_e2e(words),
         Some(other) => Err(unknown_command(other)),
     }
 }
@@ -93,13 +99,14 @@ fn topic(command: &str) -> Result<Topic, UsageError> {
         "build" => Ok(Topic::Build),
         "test" => Ok(Topic::Test),
         "bench" => Ok(Topic::Bench),
+        "e2e" => Ok(Topic::E2e),
         other => Err(unknown_command(other)),
     }
 }
 
 fn unknown_command(name: &str) -> UsageError {
     UsageError(format!(
-        "there is no command '{name}'; there are build, test and bench"
+        "there is no command '{name}'; there are build, test, bench and e2e"
     ))
 }
 
@@ -186,6 +193,21 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
     }
 }
 
+fn parse_e2e(mut words: Words) -> Result<Invocation, UsageError> {
+    let mut options = E2eOptions::default();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--help" | "-h" => return Ok(Invocation::Help(Topic::E2e)),
+            "--list" => options.list = true,
+            "--json" => options.json = true,
+            "--verbose" | "-v" => options.verbose = true,
+            "--only" => options.only.push(value_of("--only", &mut words)?),
+            other => return Err(unknown_argument("e2e", other)),
+        }
+    }
+    Ok(Invocation::E2e(options))
+}
+
 /// The word behind an option that takes a value.
 fn value_of(option: &str, words: &mut Words) -> Result<String, UsageError> {
     match words.next() {
@@ -209,6 +231,7 @@ fn help(topic: Topic) -> String {
                 .collect();
             format!("{BENCH_HELP}\nNames:\n{benches}")
         }
+        Topic::E2e => E2E_HELP.into(),
     }
 }
 
@@ -221,6 +244,7 @@ Commands:
   build   build everything that is handed out, optimised
   test    install what the tests need, run everything, say what ran and what did not
   bench   measure, beside a peer doing the same work
+  e2e     try real Linux guests, on this host's KVM or on an emulated host with a stock one
   help    show this, or the help of a command
 
 `cargo xtask COMMAND --help` shows the options of a command.
@@ -261,11 +285,25 @@ Options:
   -h, --help      show this
 ";
 
+const E2E_HELP: &str = "\
+Plays scenarios with real Linux guests: on this host where its processors do virtualisation, else on a virtual host
+whose processors are emulated. Makes what it needs from Debian's packages, which it installs when it runs as root.
+
+Usage: cargo xtask e2e [OPTIONS]
+
+Options:
+  --only NAME     play this scenario alone; may be given several times
+  --list          list the scenarios and play nothing
+  --json          print one JSON object on standard output, and the rest on standard error
+  -v, --verbose   show what the guests print
+  -h, --help      show this
+";
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
 
-    use super::{BenchOptions, Invocation, TestOptions, Topic, UsageError, help};
+    use super::{BenchOptions, E2eOptions, Invocation, TestOptions, Topic, UsageError, help};
 
     fn parse(line: &str) -> Result<Invocation, UsageError> {
         super::parse(line.split_whitespace().map(OsString::from))
@@ -309,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn e2e_takes_its_options() {
+        assert_eq!(
+            parse("e2e --only boot --list --json -v"),
+            Ok(Invocation::E2e(E2eOptions {
+                only: vec!["boot".into()],
+                list: true,
+                json: true,
+                verbose: true,
+            }))
+        );
+        assert_refused("e2e boot", "boot");
+    }
+
+    #[test]
     fn build_takes_none() {
         assert_eq!(parse("build"), Ok(Invocation::Build));
         assert_refused("build --fast", "--fast");
@@ -330,7 +382,7 @@ mod tests {
 
     #[test]
     fn help_lists_commands_steps_and_benches() {
-        for command in ["build", "test", "bench"] {
+        for command in ["build", "test", "bench", "e2e"] {
             assert!(help(Topic::Commands).contains(command));
         }
         for step in super::test::step_names() {
