@@ -45,6 +45,7 @@ const UNSAFE_HOMES: &[&[&str]] = &[
     &["memory"],
     &["hypervisor", "kvm"],
     &["machine", "vcpu"],
+    &["machine", "disk_lock"],
     &["guest"],
     &["transport", "unix"],
 ];
