@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::model::limits::{CONSOLE_WRITE_MAX, LIST_LIMIT_MAX, PAGE_LEN_MAX};
+use crate::model::limits::{CONSOLE_WRITE_MAX, IMAGE_PATH_LEN_MAX, LIST_LIMIT_MAX, PAGE_LEN_MAX};
 use crate::model::names::words;
 use crate::model::validate;
 use crate::model::{
-    Filters, GuestReport, Health, MigrationOptions, MigrationPlan, MigrationStatus, NodeInfo,
-    Snapshot, SnapshotOptions, StopOptions, VM, VMConfig, VMEvent, VMMetrics, VMState,
+    Filters, GuestReport, Health, Image, MigrationOptions, MigrationPlan, MigrationStatus,
+    NodeInfo, Snapshot, SnapshotOptions, StopOptions, VM, VMConfig, VMEvent, VMMetrics, VMState,
 };
 
 words! {
@@ -226,6 +226,22 @@ pub enum Action {
         /// The bytes.
         data: Bytes,
     },
+    /// Bring an image into the node's store, from a folder of the node's host with an `image.toml`.
+    /// Admin, for it reads files there. [`Outcome::Image`] when it is durable. A name that is taken
+    /// is `already_exists`, unless it is by the same image.
+    ImportImage {
+        /// The folder.
+        path: String,
+        /// What it is to be called, or `None` for the name in its `image.toml`.
+        name: Option<String>,
+    },
+    /// The images in the node's store, by name. Always legal; viewer. [`Outcome::Images`].
+    ListImages,
+    /// Remove an image. Legal while no VM of the node names it; admin. [`Outcome::Done`].
+    RemoveImage {
+        /// The image.
+        name: String,
+    },
     /// Whether the node can be relied on. Always legal; viewer. [`Outcome::Health`].
     Health,
     /// What the node is. Always legal; viewer. [`Outcome::Node`].
@@ -261,6 +277,9 @@ impl Action {
             Action::RestoreSnapshot { .. } => "restore_snapshot",
             Action::DeleteSnapshot { .. } => "delete_snapshot",
             Action::ConsoleWrite { .. } => "console",
+            Action::ImportImage { .. } => "import_image",
+            Action::ListImages => "list_images",
+            Action::RemoveImage { .. } => "remove_image",
             Action::Health => "health",
             Action::Node => "node",
         }
@@ -294,6 +313,9 @@ impl Action {
             | Action::ListMigrations
             | Action::ResolveMigration { .. }
             | Action::DeleteSnapshot { .. }
+            | Action::ImportImage { .. }
+            | Action::ListImages
+            | Action::RemoveImage { .. }
             | Action::Health
             | Action::Node => None,
         }
@@ -321,9 +343,12 @@ impl Action {
             | Action::MigrationStatus { .. }
             | Action::ListMigrations
             | Action::ListSnapshots { .. }
+            | Action::ListImages
             | Action::Health
             | Action::Node => Role::Viewer,
-            Action::ResolveMigration { force: true, .. } => Role::Admin,
+            Action::ResolveMigration { force: true, .. }
+            | Action::ImportImage { .. }
+            | Action::RemoveImage { .. } => Role::Admin,
             Action::Create { .. }
             | Action::Start { .. }
             | Action::Stop { .. }
@@ -408,6 +433,15 @@ impl Action {
             }
             Action::RestoreSnapshot { snapshot_id, .. }
             | Action::DeleteSnapshot { snapshot_id } => validate::id("snapshot_id", snapshot_id),
+            Action::ImportImage { path, name } => {
+                if path.is_empty() {
+                    return validate::wrong("path", "must not be empty");
+                }
+                validate::text("path", path, IMAGE_PATH_LEN_MAX)?;
+                name.as_ref()
+                    .map_or(Ok(()), |name| validate::name("name", name))
+            }
+            Action::RemoveImage { name } => validate::name("name", name),
             Action::ConsoleWrite { data, .. } if data.len() > CONSOLE_WRITE_MAX => {
                 validate::too_long("data", CONSOLE_WRITE_MAX)
             }
@@ -486,6 +520,10 @@ pub enum Outcome {
     Snapshot(Box<Snapshot>),
     /// Snapshots.
     Snapshots(Vec<Snapshot>),
+    /// An image.
+    Image(Box<Image>),
+    /// Images.
+    Images(Vec<Image>),
     /// Whether the node can be relied on.
     Health(Box<Health>),
     /// What the node is.

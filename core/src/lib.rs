@@ -146,6 +146,8 @@ mod migration;
 mod node;
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 mod snapshot;
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+mod storage;
 #[cfg(feature = "client")]
 #[cfg_attr(
     not(any(
@@ -164,7 +166,7 @@ pub use client::{
 };
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
-    Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus,
+    Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus, Image,
     LostEvents, MigrationBytes, MigrationMode, MigrationOptions, MigrationPlan, MigrationState,
     MigrationStatus, Misfit, NetworkConfig, NetworkInterface, NetworkMode, NodeCapabilities,
     NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,

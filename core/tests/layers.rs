@@ -21,6 +21,7 @@ const ROWS: &[(&str, u8)] = &[
     ("hypervisor", 3),
     ("guest", 3),
     ("memory", 3),
+    ("storage", 3),
     ("transport", 3),
     ("wire", 2),
     ("action", 1),
@@ -646,27 +647,28 @@ mod rules {
         let house = [
             (
                 "client",
-                "migration snapshot machine hypervisor guest memory transport wire action model error",
+                "migration snapshot machine hypervisor guest memory storage transport wire action model error",
             ),
             (
                 "node",
-                "client migration snapshot machine hypervisor guest memory transport wire action model error",
+                "client migration snapshot machine hypervisor guest memory storage transport wire action model error",
             ),
             (
                 "migration",
-                "machine hypervisor guest memory transport wire action model error",
+                "machine hypervisor guest memory storage transport wire action model error",
             ),
             (
                 "snapshot",
-                "machine hypervisor guest memory transport wire action model error",
+                "machine hypervisor guest memory storage transport wire action model error",
             ),
             (
                 "machine",
-                "hypervisor guest memory transport wire action model error",
+                "hypervisor guest memory storage transport wire action model error",
             ),
             ("hypervisor", "guest memory wire action model error"),
             ("guest", "memory wire action model error"),
             ("memory", "wire action model error"),
+            ("storage", "wire action model error"),
             ("transport", "wire action model error"),
             ("wire", "action model error"),
             ("action", "model error"),

@@ -418,7 +418,7 @@ async fn what_a_node_cannot_do_is_named() {
     };
     assert!(matches!(
         refused(vms.create(other).await),
-        DWCPError::Unsupported(_)
+        DWCPError::NotFound(_)
     ));
     let huge = VMConfig {
         huge_pages: true,
@@ -812,7 +812,7 @@ async fn a_node_says_what_it_is() {
         assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
         assert_eq!(info.labels["rack"], "7");
         assert_eq!(info.peers, ["node-02"]);
-        assert!(info.capabilities.huge_pages && !info.capabilities.disk);
+        assert!(info.capabilities.huge_pages && info.capabilities.disk && !info.capabilities.tpm);
         assert_eq!(info.limits.max_vms, dwcp::NodeBuilder::MAX_VMS_DEFAULT);
         assert!(info.limits.max_memory > 0 && info.cpus > 0);
         assert!(node.address().unwrap().ip().is_loopback());

@@ -17,6 +17,13 @@ pub(crate) enum Need {
         /// The package.
         package: &'static str,
     },
+    /// A kernel of Debian's, which is no program.
+    Kernel {
+        /// How its release ends.
+        flavour: &'static str,
+        /// The package.
+        package: &'static str,
+    },
     /// A part of the Rust toolchain that cargo finds as a subcommand.
     Component {
         /// The cargo subcommand.
@@ -61,6 +68,26 @@ pub(crate) const PKG_CONFIG: Need = Need::Program {
     name: "pkg-config",
     package: "pkg-config",
 };
+/// The emulator in which a virtual host boots, and that our figures are compared with.
+pub(crate) const QEMU: Need = Need::Program {
+    name: "qemu-system-x86_64",
+    package: "qemu-system-x86",
+};
+/// A userland in one file.
+pub(crate) const BUSYBOX: Need = Need::Program {
+    name: "busybox",
+    package: "busybox-static",
+};
+/// What makes file systems.
+pub(crate) const E2FSPROGS: Need = Need::Program {
+    name: "mkfs.ext4",
+    package: "e2fsprogs",
+};
+/// The kernel that guests boot.
+pub(crate) const CLOUD_KERNEL: Need = Need::Kernel {
+    flavour: "-cloud-amd64",
+    package: "linux-image-cloud-amd64",
+};
 /// `cargo fmt`.
 pub(crate) const RUSTFMT: Need = Need::Component {
     subcommand: "fmt",
@@ -81,6 +108,10 @@ pub(crate) fn provide(needs: &[Need], screen: Screen) -> Result<(), String> {
     for need in needs {
         match *need {
             Need::Program { name, package } => provide_program(name, package, screen)?,
+            Need::Kernel { flavour, package } => {
+                let found = || has_kernel(flavour);
+                provide_package(&format!("a kernel …{flavour}"), package, &found, screen)?;
+            }
             Need::Component {
                 subcommand,
                 component,
@@ -125,23 +156,46 @@ fn plan(name: &str, package: &str, found: bool, may_install: bool) -> Plan {
 }
 
 fn provide_program(name: &str, package: &str, screen: Screen) -> Result<(), String> {
+    provide_package(name, package, &|| on_path(name), screen)
+}
+
+fn provide_package(
+    what: &str,
+    package: &str,
+    is_there: &dyn Fn() -> bool,
+    screen: Screen,
+) -> Result<(), String> {
     let may_install = || on_path("apt-get") && we_are_root();
-    let found = on_path(name);
-    match plan(name, package, found, !found && may_install()) {
+    let found = is_there();
+    match plan(what, package, found, !found && may_install()) {
         Plan::Nothing => Ok(()),
         Plan::Skip(reason) => Err(reason),
         Plan::Install => {
             screen.write(&format!("[installing {package}] "));
             install(package)?;
-            if on_path(name) {
+            if is_there() {
                 Ok(())
             } else {
                 Err(format!(
-                    "needs {name}, which package {package} did not bring"
+                    "needs {what}, which package {package} did not bring"
                 ))
             }
         }
     }
+}
+
+/// Whether a kernel with its modules is installed.
+fn has_kernel(flavour: &str) -> bool {
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+    };
+    names("/boot").any(|name| {
+        let release = name.strip_prefix("vmlinuz-");
+        release.is_some_and(|release| {
+            release.ends_with(flavour) && names("/lib/modules").any(|folder| folder == release)
+        })
+    })
 }
 
 /// The lists of packages are fetched once per run, and what came of it is kept.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `cargo xtask test`, `cargo xtask bench`, `cargo xtask dist`.
+//! The project's own commands: `cargo xtask build`, `test`, `bench`, `dist`, `e2e`.
 //!
 //! This file reads the command line and hands over to the module of the command.
 
@@ -7,6 +7,7 @@
 mod bench;
 mod build_cmd;
 mod dist;
+mod e2e;
 mod install;
 mod process;
 mod screen;
@@ -17,6 +18,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use bench::{BENCHES, BenchOptions};
 use dist::DistOptions;
+use e2e::E2eOptions;
 use test::TestOptions;
 
 /// The exit status for a command line that cannot be understood.
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Test(options)) => test::run(&options),
         Ok(Invocation::Bench(options)) => bench::run(&options),
         Ok(Invocation::Dist(options)) => dist::run(&options),
+        Ok(Invocation::E2e(options)) => e2e::run(&options),
         Err(UsageError(message)) => {
             eprintln!("error: {message}\n\nSee `cargo xtask --help`.");
             ExitCode::from(BAD_USAGE)
@@ -47,6 +50,7 @@ enum Invocation {
     Test(TestOptions),
     Bench(BenchOptions),
     Dist(DistOptions),
+    E2e(E2eOptions),
 }
 
 /// What help is about.
@@ -57,6 +61,7 @@ enum Topic {
     Test,
     Bench,
     Dist,
+    E2e,
 }
 
 /// What of a command line is still to be read.
@@ -80,7 +85,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
     };
     match words.next().as_deref() {
         None => Err(UsageError(
-            "a command is missing: build, test, bench or dist".into(),
+            "a command is missing: build, test, bench, dist or e2e".into(),
         )),
         Some("help" | "--help" | "-h") => match words.next().as_deref() {
             None => Ok(Invocation::Help(Topic::Commands)),
@@ -90,6 +95,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, Us
         Some("test") => parse_test(words),
         Some("bench") => parse_bench(words),
         Some("dist") => parse_dist(words),
+        Some("e2e") => parse_e2e(words),
         Some(other) => Err(unknown_command(other)),
     }
 }
@@ -100,13 +106,14 @@ fn topic(command: &str) -> Result<Topic, UsageError> {
         "test" => Ok(Topic::Test),
         "bench" => Ok(Topic::Bench),
         "dist" => Ok(Topic::Dist),
+        "e2e" => Ok(Topic::E2e),
         other => Err(unknown_command(other)),
     }
 }
 
 fn unknown_command(name: &str) -> UsageError {
     UsageError(format!(
-        "there is no command '{name}'; there are build, test, bench and dist"
+        "there is no command '{name}'; there are build, test, bench, dist and e2e"
     ))
 }
 
@@ -206,6 +213,21 @@ fn parse_dist(mut words: Words) -> Result<Invocation, UsageError> {
     Ok(Invocation::Dist(options))
 }
 
+fn parse_e2e(mut words: Words) -> Result<Invocation, UsageError> {
+    let mut options = E2eOptions::default();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--help" | "-h" => return Ok(Invocation::Help(Topic::E2e)),
+            "--list" => options.list = true,
+            "--json" => options.json = true,
+            "--verbose" | "-v" => options.verbose = true,
+            "--only" => options.only.push(value_of("--only", &mut words)?),
+            other => return Err(unknown_argument("e2e", other)),
+        }
+    }
+    Ok(Invocation::E2e(options))
+}
+
 /// The word behind an option that takes a value.
 fn value_of(option: &str, words: &mut Words) -> Result<String, UsageError> {
     match words.next() {
@@ -230,6 +252,7 @@ fn help(topic: Topic) -> String {
             format!("{BENCH_HELP}\nNames:\n{benches}")
         }
         Topic::Dist => dist::HELP.into(),
+        Topic::E2e => E2E_HELP.into(),
     }
 }
 
@@ -243,6 +266,7 @@ Commands:
   test    install what the tests need, run everything, say what ran and what did not
   bench   measure, beside a peer doing the same work
   dist    pack what is handed out, and try each package where nothing else is
+  e2e     try real Linux guests, on this host's KVM or on an emulated host with a stock one
   help    show this, or the help of a command
 
 `cargo xtask COMMAND --help` shows the options of a command.
@@ -283,11 +307,27 @@ Options:
   -h, --help      show this
 ";
 
+const E2E_HELP: &str = "\
+Plays scenarios with real Linux guests: on this host where its processors do virtualisation, else on a virtual host
+whose processors are emulated. Makes what it needs from Debian's packages, which it installs when it runs as root.
+
+Usage: cargo xtask e2e [OPTIONS]
+
+Options:
+  --only NAME     play this scenario alone; may be given several times
+  --list          list the scenarios and play nothing
+  --json          print one JSON object on standard output, and the rest on standard error
+  -v, --verbose   show what the guests print
+  -h, --help      show this
+";
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
 
-    use super::{BenchOptions, DistOptions, Invocation, TestOptions, Topic, UsageError, help};
+    use super::{
+        BenchOptions, DistOptions, E2eOptions, Invocation, TestOptions, Topic, UsageError, help,
+    };
 
     fn parse(line: &str) -> Result<Invocation, UsageError> {
         super::parse(line.split_whitespace().map(OsString::from))
@@ -345,6 +385,20 @@ mod tests {
     }
 
     #[test]
+    fn e2e_takes_its_options() {
+        assert_eq!(
+            parse("e2e --only boot --list --json -v"),
+            Ok(Invocation::E2e(E2eOptions {
+                only: vec!["boot".into()],
+                list: true,
+                json: true,
+                verbose: true,
+            }))
+        );
+        assert_refused("e2e boot", "boot");
+    }
+
+    #[test]
     fn build_takes_none() {
         assert_eq!(parse("build"), Ok(Invocation::Build));
         assert_refused("build --fast", "--fast");
@@ -367,7 +421,7 @@ mod tests {
 
     #[test]
     fn help_lists_commands_steps_and_benches() {
-        for command in ["build", "test", "bench", "dist"] {
+        for command in ["build", "test", "bench", "dist", "e2e"] {
             assert!(help(Topic::Commands).contains(command));
         }
         for step in super::test::step_names() {

@@ -84,6 +84,14 @@ fn every_action() -> Vec<Action> {
             vm_id: id(),
             data: Bytes::from_static(b"ls\n"),
         },
+        Action::ImportImage {
+            path: "/images/mini".into(),
+            name: None,
+        },
+        Action::ListImages,
+        Action::RemoveImage {
+            name: "mini".into(),
+        },
         Action::Health,
         Action::Node,
     ]
@@ -129,14 +137,19 @@ fn who_may_do_what() {
     };
     assert_eq!(
         of(Role::Viewer),
-        "get list get_metrics guest_report get_migration_status list_migrations list_snapshots health node"
+        "get list get_metrics guest_report get_migration_status list_migrations list_snapshots list_images \
+         health node"
     );
     assert_eq!(
         of(Role::Operator),
         "create start stop destroy pause resume reset update verify migrate cancel_migration \
          plan_migration resolve_migration snapshot restore_snapshot delete_snapshot console"
     );
-    assert_eq!(of(Role::Admin), "resolve_migration", "with force");
+    assert_eq!(
+        of(Role::Admin),
+        "resolve_migration import_image remove_image",
+        "resolve with force"
+    );
     assert_eq!(
         of(Role::Node),
         "",

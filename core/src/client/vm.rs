@@ -8,7 +8,7 @@ use super::streams::{Console, Events, MetricsStream, MigrationProgress};
 use crate::action::{Action, Outcome, Subscription};
 use crate::error::Result;
 use crate::model::{
-    Filters, GuestReport, MigrationOptions, MigrationPlan, MigrationStatus, Snapshot,
+    Filters, GuestReport, Image, MigrationOptions, MigrationPlan, MigrationStatus, Snapshot,
     SnapshotOptions, StopOptions, VM, VMConfig, VMMetrics,
 };
 
@@ -445,6 +445,46 @@ impl VMClient {
     pub async fn delete_snapshot(&self, snapshot_id: &str) -> Result<()> {
         let snapshot_id = snapshot_id.to_owned();
         ask!(self, Action::DeleteSnapshot { snapshot_id })
+    }
+
+    /// Brings an image into the node's store, from a folder of the *node's* host with an `image.toml`
+    /// (see the guide to images); returns when it is durable. `name` is what it is to be called, `None`
+    /// for the name it has. Needs the role admin, for it reads files there. Bringing the same image in
+    /// again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`](crate::DWCPError::Config) naming what is wrong with it, such as a file
+    /// whose checksum is another; [`DWCPError::AlreadyExists`](crate::DWCPError::AlreadyExists) where
+    /// another image has the name; [`DWCPError::InvalidOperation`](crate::DWCPError::InvalidOperation)
+    /// on a node without a directory for its data; [`DWCPError::Io`](crate::DWCPError::Io) naming a
+    /// file that cannot be read or written.
+    pub async fn import_image(&self, path: &str, name: Option<&str>) -> Result<Image> {
+        let action = Action::ImportImage {
+            path: path.to_owned(),
+            name: name.map(str::to_owned),
+        };
+        ask!(self, action, Image)
+    }
+
+    /// The images in the node's store, by name. The built-in guest is not among them.
+    ///
+    /// # Errors
+    ///
+    /// Those of every method.
+    pub async fn list_images(&self) -> Result<Vec<Image>> {
+        ask!(self, Action::ListImages, list Images)
+    }
+
+    /// Removes an image from the node's store. Needs the role admin.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::NotFound`](crate::DWCPError::NotFound) for an image that is not there,
+    /// [`DWCPError::InvalidOperation`](crate::DWCPError::InvalidOperation) while a VM names it.
+    pub async fn remove_image(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        ask!(self, Action::RemoveImage { name })
     }
 
     /// What the built-in guest says of itself, without any check being made: `verified` is false.

@@ -46,10 +46,17 @@ pub(crate) enum Kind {
     SimVcpu = 0x30,
     Serial = 0x40,
     Pulse = 0x41,
+    /// A virtio device's registers that only its transport has.
+    VirtioMmio = 0x50,
+    /// What a virtio device has behind any transport: features, status, queues.
+    VirtioCore = 0x51,
+    VirtioBlock = 0x52,
+    VirtioRng = 0x53,
+    VirtioBalloon = 0x54,
 }
 
 impl Kind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 23] = [
         Self::Machine,
         Self::MpState,
         Self::Regs,
@@ -68,6 +75,11 @@ impl Kind {
         Self::SimVcpu,
         Self::Serial,
         Self::Pulse,
+        Self::VirtioMmio,
+        Self::VirtioCore,
+        Self::VirtioBlock,
+        Self::VirtioRng,
+        Self::VirtioBalloon,
     ];
 
     /// The only version of each kind there is so far.

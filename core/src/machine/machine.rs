@@ -1,6 +1,7 @@
 //! One VM, from power-on to its end.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::hypervisor::{
     HostFacts, Hypervisor, Kind, NewVm, Reader, Section, Vm, Writer, sections_of,
 };
 use crate::memory::{DirtyLog, GuestRam, Harvester};
+use crate::storage::DiskLock;
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -25,6 +27,17 @@ pub(crate) struct MachineConfig {
     pub(crate) image: Image,
     /// What its guest sees of the host it was first started on.
     pub(crate) guest: HostFacts,
+    /// Its disk, where it has one.
+    pub(crate) disk: Option<DiskConfig>,
+}
+
+/// A machine's disk.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskConfig {
+    /// Its file.
+    pub(crate) path: PathBuf,
+    /// Who has locked this file may write the disk.
+    pub(crate) lock: PathBuf,
 }
 
 /// Called from the machine's threads when something happens; must not block.
@@ -63,6 +76,8 @@ pub(crate) struct Machine {
     harvester: Arc<Harvester>,
     /// State after power-on, for a reset.
     power_on: Vec<Section>,
+    /// That its disk is this machine's to write, while it is.
+    disk_lock: Mutex<Option<DiskLock>>,
     /// Held while the vCPUs are being started or stopped.
     stage: Mutex<Stage>,
 }
@@ -120,6 +135,7 @@ impl Machine {
             control,
             vcpus: Vec::new(),
             power_on,
+            disk_lock: Mutex::default(),
             stage: Mutex::default(),
         };
         for (index, vcpu) in (0..).zip(vcpus) {
@@ -146,11 +162,42 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets the vCPUs run.
+    /// Takes the lock of its disk, if it has one and has not locked it, waiting no longer than `patience`
+    /// for whoever has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DiskLock::take`].
+    pub(crate) fn lock_disk(&self, patience: Duration) -> Result<()> {
+        let mut lock = self.disk_lock();
+        if let (None, Some(disk)) = (&*lock, &self.config.disk) {
+            *lock = Some(DiskLock::take(&disk.lock, patience)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the lock of its disk up: another machine may write it from now on.
+    pub(crate) fn unlock_disk(&self) {
+        debug_assert!(!self.stage().running);
+        drop(self.disk_lock().take());
+    }
+
+    /// Takes the place of `old` at the disk that both have, whose lock stays where nobody else gets it.
+    pub(crate) fn take_disk_from(&self, old: &Machine) {
+        let lock = old.disk_lock().take();
+        *self.disk_lock() = lock;
+    }
+
+    /// Lets the vCPUs run. The disk has to be locked.
     pub(crate) fn resume(&self) -> Result<()> {
         let mut stage = self.stage();
         if stage.running {
             return Ok(());
+        }
+        if self.config.disk.is_some() && self.disk_lock().is_none() {
+            return Err(DWCPError::Internal(
+                "a machine whose disk is not locked was to run".into(),
+            ));
         }
         self.control.wait_parked();
         if let Some(sections) = stage.loaded.take() {
@@ -322,6 +369,12 @@ impl Machine {
         }
     }
 
+    fn disk_lock(&self) -> MutexGuard<'_, Option<DiskLock>> {
+        self.disk_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -390,6 +443,7 @@ mod tests {
             cpus,
             image: Image::find("dwcp/pulse", MEMORY, &annotations).unwrap(),
             guest: hypervisor.facts().clone(),
+            disk: None,
         };
         let hooks = Hooks {
             on_end: Box::new(|| {}),

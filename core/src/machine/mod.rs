@@ -17,5 +17,5 @@ mod vcpu;
 pub(crate) use boot::Image;
 pub(crate) use console::Console;
 pub(crate) use devices::News;
-pub(crate) use machine::{Hooks, Machine, MachineConfig};
+pub(crate) use machine::{DiskConfig, Hooks, Machine, MachineConfig};
 pub(crate) use vcpu::{End, Work, spawn, work_as};

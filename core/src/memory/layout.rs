@@ -88,6 +88,16 @@ impl Layout {
             .map(|r| r.gpa + (offset - r.offset))
     }
 
+    /// The RAM offset of `len` bytes at guest physical address `gpa`, if all of them are RAM of one
+    /// region. This is the check every buffer of a guest passes.
+    pub(crate) fn offset_at(&self, gpa: u64, len: u64) -> Option<u64> {
+        let end = gpa.checked_add(len)?;
+        self.regions
+            .iter()
+            .find(|r| gpa >= r.gpa && end <= r.gpa + r.size)
+            .map(|r| r.offset + (gpa - r.gpa))
+    }
+
     /// The pages of `len` bytes at guest physical address `gpa`, if both are whole pages and all of
     /// the range is RAM of one region. This is the check every length from a peer passes.
     pub(crate) fn pages_at(&self, gpa: u64, len: u64) -> Option<PageRange> {
@@ -144,6 +154,24 @@ mod tests {
             (PAGE_SIZE, u64::MAX - PAGE_SIZE + 1),
         ] {
             assert_eq!(layout.pages_at(gpa, len), None, "{gpa:#x}+{len:#x}");
+        }
+    }
+
+    #[test]
+    fn buffers_lie_in_one_region() {
+        let layout = Layout::new(8 << 30).unwrap();
+        assert_eq!(layout.offset_at(5, 7), Some(5));
+        assert_eq!(layout.offset_at(GAP_START - 3, 3), Some(GAP_START - 3));
+        assert_eq!(layout.offset_at(GAP_END + 1, 1), Some(GAP_START + 1));
+        for (gpa, len) in [
+            (GAP_START - 3, 4),
+            (GAP_START, 1),
+            (GAP_END - 1, 2),
+            (GAP_END + (5 << 30) - 1, 2),
+            (u64::MAX, 1),
+            (1, u64::MAX),
+        ] {
+            assert_eq!(layout.offset_at(gpa, len), None, "{gpa:#x}+{len:#x}");
         }
     }
 

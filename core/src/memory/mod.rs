@@ -2,8 +2,8 @@
 //!
 //! `layout` knows guest physical addresses, `mapping` owns the host memory, `ram` is one VM's
 //! memory (both together), `bitmap` and `dirty` track changed pages, `transfer` moves pages between
-//! memory and a socket without a copy in between, `file` between memory and a file, `scan` finds pages
-//! of zeros.
+//! memory and a socket without a copy in between, `file` between memory and a file, `scatter` a guest's
+//! buffers between memory and its disk, `scan` finds pages of zeros.
 //!
 //! Everything here counts in *RAM offsets*: the distance from the start of RAM, without the hole
 //! that devices leave below 4 GiB. Only `layout` turns them into guest physical addresses.
@@ -16,6 +16,7 @@ mod layout;
 mod mapping;
 mod ram;
 mod scan;
+mod scatter;
 mod transfer;
 
 pub(crate) use bitmap::PageBitmap;
@@ -24,4 +25,5 @@ pub(crate) use file::{read_pages, sum_pages, write_pages};
 pub(crate) use layout::{Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
 pub(crate) use ram::GuestRam;
+pub(crate) use scatter::{GuestPiece, gather, scatter};
 pub(crate) use transfer::{receive_pages, send_pages};

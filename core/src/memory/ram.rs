@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::mapping::Mapping;
 use super::scan::is_zero_page;
-use super::{Backing, Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
+use super::{Backing, GuestPiece, Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 use crate::error::{DWCPError, Result};
 
 /// A VM's memory: a layout, the host memory behind it, and the record of what this process wrote to
@@ -92,6 +92,12 @@ impl GuestRam {
             layout,
             backing,
         }))
+    }
+
+    /// The memory as the crates of device models take it. What they write through it is recorded as
+    /// changed.
+    pub(crate) fn memory(&self) -> &GuestMemoryMmap<AtomicBitmap> {
+        &self.memory
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -187,6 +193,15 @@ impl GuestRam {
         Ok(self.mapping.punch(pages)?)
     }
 
+    /// Gives pages that a guest has no use for back to the host, and records them as changed: whoever
+    /// copies this memory has to learn that they are zeros now.
+    #[allow(dead_code, reason = "the balloon takes it with the next change")]
+    pub(crate) fn give_back(&self, pages: &PageRange) -> Result<()> {
+        self.punch(pages)?;
+        self.mark_changed(pages);
+        Ok(())
+    }
+
     /// See [`Mapping::next_data`].
     pub(crate) fn next_data(&self, page: u64) -> Result<Option<PageRange>> {
         Ok(self.mapping.next_data(page)?)
@@ -235,6 +250,28 @@ impl GuestRam {
         );
         // SAFETY: inside the mapping, or one past its end for an empty range.
         Ok((unsafe { self.mapping.address().add(offset) }, len))
+    }
+
+    /// The address in this process of a piece of guest physical memory, if it is RAM.
+    pub(super) fn host_piece(&self, piece: &GuestPiece) -> io::Result<*mut u8> {
+        let offset = self
+            .layout
+            .offset_at(piece.gpa, u64::from(piece.len))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let (offset, _) = byte_range(offset, 0);
+        // SAFETY: inside the mapping, whose length is that of all regions together, or one past its end
+        // for an empty piece.
+        Ok(unsafe { self.mapping.address().add(offset) })
+    }
+
+    /// Records a piece of guest physical memory as changed by this process. Called after the write.
+    pub(super) fn mark_piece(&self, piece: &GuestPiece) {
+        if piece.len > 0
+            && let Some(offset) = self.layout.offset_at(piece.gpa, u64::from(piece.len))
+        {
+            let end = offset + u64::from(piece.len);
+            self.mark_changed(&(offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)));
+        }
     }
 
     /// A digest of all of RAM, for comparing two copies of a VM that does not run.
@@ -289,6 +326,20 @@ mod tests {
         ram.mark_changed(&(edge - 1..edge + 2));
         assert_eq!(*ram.take_changed(0).last().unwrap(), 1 << 63);
         assert_eq!(ram.take_changed(1)[0], 0b11);
+    }
+
+    #[test]
+    fn what_is_given_back_is_zeros_and_recorded() {
+        for backing in [Backing::Memfd, Backing::AnonymousHuge] {
+            let ram = GuestRam::allocate(4 << 20, backing).unwrap();
+            ram.write(5 * PAGE_SIZE, &[1; 2 * PAGE_BYTES]).unwrap();
+            ram.take_changed(0);
+            ram.give_back(&(5..6)).unwrap();
+            assert!(ram.is_zero(5));
+            assert!(!ram.is_zero(6));
+            assert_eq!(ram.take_changed(0)[0], 1 << 5, "{backing:?}");
+            assert!(ram.give_back(&(1023..1025)).is_err());
+        }
     }
 
     #[test]

@@ -30,6 +30,10 @@ use crate::wire::frame::FrameType;
 /// The first wait before a source that fell silent is asked; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(50);
 
+/// How long the disk is waited for: the source gave it up before it let the VM be taken. The guest stands
+/// still meanwhile.
+const DISK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
     /// Checks the fit, makes room, builds the machine over fresh memory; or everything that does not
@@ -651,12 +655,15 @@ impl Driver {
     }
 
     fn lock(&mut self) -> DestinationInput {
-        // No disk to lock yet in this version.
         #[cfg(test)]
         if let Err(error) = super::begin(&self.faults, super::Phase::Lock) {
             return DestinationInput::LockFailed(error.to_string());
         }
-        DestinationInput::Locked
+        let locked = self.machine().and_then(|own| own.lock_disk(DISK_PATIENCE));
+        match locked {
+            Ok(()) => DestinationInput::Locked,
+            Err(error) => DestinationInput::LockFailed(error.to_string()),
+        }
     }
 
     fn persist(&mut self, verdict: &Verdict) -> DestinationInput {

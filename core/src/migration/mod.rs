@@ -43,7 +43,7 @@ pub(crate) use destination::{
 #[cfg(fuzzing)]
 pub(crate) use fuzz::fuzz_migration;
 pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
-pub(crate) use offer::Offer;
+pub(crate) use offer::{DiskFacts, Offer};
 pub(crate) use patience::Patience;
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};

@@ -7,7 +7,17 @@ use crate::hypervisor::HostFacts;
 use crate::model::VM;
 
 /// Version of the offer; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// A disk, as one node tells another of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskFacts {
+    /// Drawn when it was made.
+    pub(crate) id: String,
+    /// In bytes.
+    pub(crate) size: u64,
+}
 
 /// A VM on offer: enough to decide whether it fits, and to build all of it but its memory's contents
 /// and its state.
@@ -19,6 +29,10 @@ pub(crate) struct Offer {
     pub(crate) vm: VM,
     /// What its guest relies on.
     pub(crate) guest: HostFacts,
+    /// What tells its image from others of the name, where that is not built in.
+    pub(crate) image: Option<String>,
+    /// Its disk, which both nodes reach.
+    pub(crate) disk: Option<DiskFacts>,
     /// Bulk channels that the source would open.
     pub(crate) channels: u32,
     running: bool,
@@ -30,9 +44,17 @@ impl Offer {
             format: FORMAT,
             vm,
             guest,
+            image: None,
+            disk: None,
             channels,
             running,
         }
+    }
+
+    /// The same, with what is not in the VM's memory.
+    pub(crate) fn with(mut self, image: Option<String>, disk: Option<DiskFacts>) -> Self {
+        (self.image, self.disk) = (image, disk);
+        self
     }
 
     /// Whether the guest is to run at the destination; else it arrives paused.

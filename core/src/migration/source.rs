@@ -31,6 +31,9 @@ use crate::transport::Blocking;
 /// The first wait before a destination that holds a granted VM is asked again; doubled each time.
 const ASK_FIRST: Duration = Duration::from_millis(50);
 
+/// How long the disk of a VM that stays is waited for: whoever was to have it gives it up in moments.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the node does for a VM that leaves. Called from the migration's thread.
 pub(crate) trait SourceHost: Send + Sync {
     /// Makes a record durable.
@@ -476,9 +479,11 @@ impl Driver {
                     self.own.push_back(report);
                     continue;
                 }
-                // No disk is locked yet in this version.
-                SourceEffect::Unlock => continue,
-                // Nor is any to be locked.
+                // What the guest wrote was flushed when it was paused.
+                SourceEffect::Unlock => {
+                    self.leaving.machine.unlock_disk();
+                    continue;
+                }
                 SourceEffect::Lock => Ok(Some(self.lock())),
                 SourceEffect::Halt { epoch } => {
                     tracing::warn!(epoch, session = self.leaving.session, "gives way");
@@ -636,7 +641,10 @@ impl Driver {
         if let Err(error) = super::begin(&self.leaving.faults, super::Phase::Lock) {
             return SourceInput::LockFailed(error.to_string());
         }
-        SourceInput::Locked
+        match self.leaving.machine.lock_disk(DISK_PATIENCE) {
+            Ok(()) => SourceInput::Locked,
+            Err(error) => SourceInput::LockFailed(error.to_string()),
+        }
     }
 
     /// Tells an operator who waits what became of the force.
@@ -648,6 +656,8 @@ impl Driver {
     }
 
     fn resume(&mut self) -> Result<Option<SourceInput>> {
+        // It may have been given up for a target that then refused the VM.
+        self.leaving.machine.lock_disk(DISK_PATIENCE)?;
         if self.leaving.offer.is_running() {
             self.leaving.machine.resume()?;
         }

@@ -21,7 +21,11 @@ pub const DISK_MAX: u64 = 64 << 40;
 pub const IMAGE_DEFAULT: &str = "dwcp/pulse";
 /// Longest image name in bytes: it may be a path, and this is Linux' `PATH_MAX`.
 pub const IMAGE_LEN_MAX: usize = 4096;
-/// Longest name of a VM, node or snapshot in bytes.
+/// Longest path of a folder that an image is imported from, in bytes: Linux' `PATH_MAX`.
+pub const IMAGE_PATH_LEN_MAX: usize = 4096;
+/// Longest kernel command line in bytes: `COMMAND_LINE_SIZE` of Linux on x86, less its NUL.
+pub const CMDLINE_LEN_MAX: usize = 2047;
+/// Longest name of a VM, node, image or snapshot in bytes.
 pub const NAME_LEN_MAX: usize = 128;
 
 /// Most labels, and most annotations, of one VM.

@@ -1,6 +1,6 @@
 //! Setting up a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::disks::Disks;
 use super::forward::Forwarders;
+use super::images::Images;
 use super::info::host_memory;
 use super::keys::{Key, Keys};
 use super::migrations::Migrations;
@@ -22,9 +24,8 @@ use super::{Node, Owner, Shared, migrations, recovery};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
-use crate::machine::Image;
 use crate::migration::Patience;
-use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX, MEMORY_DEFAULT};
+use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX};
 use crate::model::{NodeCapabilities, NodeLimits, validate};
 use crate::transport::Listener;
 
@@ -47,6 +48,7 @@ pub struct NodeBuilder {
     name: String,
     backend: Backend,
     data_dir: Option<PathBuf>,
+    disk_dir: Option<PathBuf>,
     listen: Vec<String>,
     keys: Vec<(String, String, Role)>,
     tls: Option<Tls>,
@@ -85,6 +87,7 @@ impl NodeBuilder {
             name: name.to_owned(),
             backend: Backend::default(),
             data_dir: None,
+            disk_dir: None,
             listen: Vec::new(),
             keys: Vec::new(),
             tls: None,
@@ -105,9 +108,10 @@ impl NodeBuilder {
     }
 
     /// The directory where the node keeps what outlives it, made where it is missing: its UUID, its
-    /// VMs and what became of them, events, keys, migrations, and snapshots, below `snapshots/`. One
-    /// node at a time can use it. Without one, all of that ends with the node, and snapshots cannot be
-    /// taken.
+    /// VMs and what became of them, events, keys, migrations, snapshots below `snapshots/`, and images
+    /// below `images/`. One
+    /// node at a time can use it. Without one, all of that ends with the node, and there are no
+    /// snapshots and no images.
     ///
     /// A VM that ran when the node ended without being shut down is `failed` when it starts again,
     /// and says so in its `reason`. The label or annotation `dwcp.restart` of a VM says whether it is
@@ -115,6 +119,14 @@ impl NodeBuilder {
     /// node was shut down while the VM ran.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
+        self
+    }
+
+    /// The directory where the disks of its VMs are, made where it is missing; without one, `disks/` below
+    /// the [`data_dir`](NodeBuilder::data_dir). Nodes between which VMs with disks are to move share
+    /// it, by a network file system whose locks hold between hosts, or as nodes of one host.
+    pub fn disk_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.disk_dir = Some(path.into());
         self
     }
 
@@ -252,8 +264,8 @@ impl NodeBuilder {
     /// # Errors
     ///
     /// [`DWCPError::Config`] naming a setting that is not allowed; [`DWCPError::Unsupported`] where
-    /// the back end cannot be used on this host, saying what to do, or the default image is not
-    /// known.
+    /// the back end cannot be used on this host, saying what to do; [`DWCPError::NotFound`] for a
+    /// default image that it does not have.
     pub async fn start(self) -> Result<Node> {
         self.validate()?;
         let hypervisor: Arc<dyn Hypervisor> = match self.backend {
@@ -286,14 +298,30 @@ impl NodeBuilder {
         let (store, mut loaded) = open_store(self.data_dir).await?;
         // After the store, which sees to it that the directory is nobody else's.
         let answers = loaded.answers.clone();
-        let snapshots = Handle::current()
-            .spawn_blocking(move || Snapshots::open(data_dir.as_deref(), &answers))
+        let disk_dir = self
+            .disk_dir
+            .or_else(|| data_dir.as_ref().map(|dir| dir.join("disks")));
+        let uuid = loaded.uuid.clone();
+        let stored: BTreeSet<String> = loaded.vms.iter().map(|own| own.vm.id.clone()).collect();
+        let (snapshots, images, disks) = Handle::current()
+            .spawn_blocking(move || {
+                let snapshots = Snapshots::open(data_dir.as_deref(), &answers)?;
+                let images = Images::open(data_dir.as_deref())?;
+                let disks = Disks::open(disk_dir, &uuid, &stored)?;
+                Ok::<_, DWCPError>((snapshots, images, disks))
+            })
             .await
             .map_err(|error| super::broken(&error))??;
         let created = |text: &str| serde_json::from_str(text).ok().map(Arc::new);
         let store = Arc::new(store);
         let keys = Keys::new(keys, Arc::clone(&store))?;
         let listeners = server::bind(&listen, &keys).await?;
+        if self.default_image != IMAGE_DEFAULT && images.find(&self.default_image).is_none() {
+            return Err(DWCPError::NotFound(format!(
+                "default_image: this node has no image `{}`",
+                self.default_image
+            )));
+        }
         let shared = Arc::new(Shared {
             registry: Registry::new(
                 &self.name,
@@ -310,6 +338,7 @@ impl NodeBuilder {
             limits,
             capabilities: NodeCapabilities {
                 huge_pages: true,
+                disk: disks.are_kept(),
                 ..NodeCapabilities::default()
             },
             labels: self.labels,
@@ -323,6 +352,8 @@ impl NodeBuilder {
             migrations: Migrations::new(Arc::clone(&store), &mut loaded),
             store,
             snapshots,
+            images,
+            disks,
             default_image: self.default_image,
             created: Once::new("create", &loaded.answers, created),
             address: OnceLock::new(),
@@ -354,14 +385,6 @@ impl NodeBuilder {
             validate::text("listen", address, MAX_ADDRESS)?;
         }
         validate::text("default_image", &self.default_image, IMAGE_LEN_MAX)?;
-        Image::find(&self.default_image, MEMORY_DEFAULT, &BTreeMap::new()).map_err(|error| {
-            match error {
-                DWCPError::Unsupported(text) => {
-                    DWCPError::Unsupported(format!("default_image: {text}"))
-                }
-                other => other,
-            }
-        })?;
         if !(1..=Self::EVENT_RING_MAX).contains(&self.event_ring) {
             return validate::wrong(
                 "event_ring",

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Shared;
+use super::disks;
+use super::images::Boots;
 use super::metrics::Sample;
 use super::migrations;
 use super::once::Asked;
@@ -20,8 +22,8 @@ use super::run::Run;
 use super::snapshots;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
-use crate::hypervisor::{HostFacts, Hypervisor};
-use crate::machine::{End, Image, Machine, MachineConfig, News};
+use crate::hypervisor::HostFacts;
+use crate::machine::{DiskConfig, End, Image, Machine, MachineConfig, News};
 use crate::memory::{Backing, GuestRam};
 use crate::model::limits::IMAGE_DEFAULT;
 use crate::model::{StopOptions, VM, VMConfig, VMEventType, VMState, new_uuid};
@@ -38,31 +40,69 @@ pub(super) struct Held {
 
 impl Shared {
     /// Makes a VM, stopped.
-    pub(super) async fn create(&self, mut config: VMConfig, key: Option<String>) -> Result<VM> {
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        mut config: VMConfig,
+        key: Option<String>,
+    ) -> Result<VM> {
         let asked = key.map(|key| Asked::new(key, &config)).transpose()?;
         // Clients send this name where their caller named none.
         if config.image == IMAGE_DEFAULT {
             config.image.clone_from(&self.default_image);
         }
+        let boots = self.boots(&config.image, config.memory, &config.annotations)?;
+        disks::settle_size(&mut config, boots.disk())?;
         config.check_supported(&self.capabilities)?;
-        Image::find(&config.image, config.memory, &config.annotations)?;
         RestartPolicy::of(&config.labels, &config.annotations)?;
-        let answer = |vm: &VM| match &asked {
+        let make = self.make(config, &boots, asked.as_ref());
+        let vm = match &asked {
+            None => make.await?,
+            Some(asked) => self.created.once(asked, make).await?,
+        };
+        Ok(VM::clone(&vm))
+    }
+
+    /// Adds a VM, and makes its disk where it has one.
+    async fn make(
+        self: &Arc<Self>,
+        config: VMConfig,
+        boots: &Boots,
+        asked: Option<&Asked>,
+    ) -> Result<Arc<VM>> {
+        let answer = |vm: &VM| match asked {
             None => Ok(None),
             Some(asked) => {
                 let answer = serde_json::to_string(vm)?;
                 Ok(Some(self.created.stored(asked, answer)))
             }
         };
-        let make = || {
-            let vm = VM::new(new_uuid(), &self.name, config);
-            self.registry.create(vm, answer)
+        let vm = VM::new(new_uuid(), &self.name, config);
+        let (id, size) = (vm.id.clone(), vm.config.disk);
+        if size == 0 {
+            return self.registry.create(vm, answer);
+        }
+        let (shared, made) = (Arc::clone(self), id.clone());
+        let image = boots.disk().map(|(path, _)| path.to_owned());
+        self.blocking(move || shared.disks.make(&made, size, image.as_deref()))
+            .await?;
+        // The disk is one once the VM is stored: where the node ends between the two, what is there is
+        // told by whether the VM is.
+        let created = match self.registry.create(vm, answer) {
+            Ok(created) => self.registry.flush().done().await.map(|()| created),
+            Err(error) => Err(error),
         };
-        let vm = match &asked {
-            None => make()?,
-            Some(asked) => self.created.once(asked, async { make() }).await?,
-        };
-        Ok(VM::clone(&vm))
+        let shared = Arc::clone(self);
+        match created {
+            Ok(created) => {
+                self.blocking(move || shared.disks.finish(&id)).await?;
+                Ok(created)
+            }
+            Err(error) => {
+                self.blocking(move || shared.disks.drop_unfinished(&id))
+                    .await?;
+                Err(error)
+            }
+        }
     }
 
     /// Runs a VM.
@@ -70,8 +110,8 @@ impl Shared {
         let Held { entry, vm, _guard } = self.hold(&action).await?;
         self.make_sure(action.name(), &vm).await?;
         self.registry.starting(&action)?;
-        let (hypervisor, own) = (Arc::clone(&self.hypervisor), Arc::clone(&vm));
-        let started = self.blocking(move || power_on(&*hypervisor, &own)).await;
+        let (shared, own) = (Arc::clone(self), Arc::clone(&vm));
+        let started = self.blocking(move || shared.power_on(&own)).await;
         let running = match started {
             Ok(running) => running,
             Err(error) => {
@@ -236,7 +276,28 @@ impl Shared {
         self.release_from_migration(&action).await?;
         let held = self.hold(&action).await?;
         snapshots::delete_all(self, &held.vm.id).await?;
-        self.registry.destroy(&action)
+        if held.vm.config.disk == 0 {
+            return self.registry.destroy(&action);
+        }
+        let id = held.vm.id.clone();
+        let (shared, going) = (Arc::clone(self), id.clone());
+        self.blocking(move || shared.disks.begin_remove(&going))
+            .await?;
+        let gone = match self.registry.destroy(&action) {
+            Ok(()) => self.registry.flush().done().await,
+            Err(error) => Err(error),
+        };
+        let shared = Arc::clone(self);
+        let stays = gone.is_err();
+        self.blocking(move || {
+            if stays {
+                shared.disks.finish(&id)
+            } else {
+                shared.disks.drop_unfinished(&id)
+            }
+        })
+        .await?;
+        gone
     }
 
     /// Holds the vCPUs of a VM.
@@ -300,7 +361,7 @@ impl Shared {
         } = action
         {
             if let Some(annotations) = annotations {
-                Image::find(&vm.config.image, vm.config.memory, annotations)?;
+                self.boots(&vm.config.image, vm.config.memory, annotations)?;
             }
             let labels = labels.as_ref().unwrap_or(&vm.labels);
             let annotations = annotations.as_ref().unwrap_or(&vm.annotations);
@@ -433,41 +494,58 @@ fn no_machine(id: &str) -> DWCPError {
     DWCPError::Internal(format!("VM {id} has no machine in a state that has one"))
 }
 
-/// Makes the machine of a VM, boots it, and lets it run.
-fn power_on(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Running> {
-    let running = machine_of(hypervisor, vm, hypervisor.facts().clone())?;
-    running.machine.boot()?;
-    // What the first figures are compared with.
-    running.run.samples.add(Sample::of(&running.machine));
-    running.machine.resume()?;
-    Ok(running)
-}
+/// How long a VM that starts waits for its disk: a node where it ran may be about to let it go.
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Makes the machine of a VM, over fresh memory. `guest` is what its guest sees of the host it was
-/// first started on.
-pub(super) fn machine_of(
-    hypervisor: &dyn Hypervisor,
-    vm: &VM,
-    guest: HostFacts,
-) -> Result<Running> {
-    let config = &vm.config;
-    let image = Image::find(&config.image, config.memory, &vm.annotations)?;
-    let backing = if config.huge_pages {
-        Backing::AnonymousHuge
-    } else {
-        Backing::Memfd
-    };
-    let ram = GuestRam::allocate(config.memory, backing)?;
-    let run = Run::new();
-    let config = MachineConfig {
-        name: vm.name.chars().take(THREAD_NAME_LEN).collect(),
-        cpus: config.cpus,
-        image,
-        guest,
-    };
-    let machine = Machine::new(hypervisor, ram, config, run.hooks())?;
-    Ok(Running {
-        machine: Arc::new(machine),
-        run,
-    })
+impl Shared {
+    /// Makes the machine of a VM, boots it, and lets it run. Blocks.
+    fn power_on(&self, vm: &VM) -> Result<Running> {
+        let disk = self.disk_of(vm)?;
+        let running = self.machine_of(vm, self.hypervisor.facts().clone(), disk)?;
+        running.machine.lock_disk(DISK_PATIENCE)?;
+        running.machine.boot()?;
+        // What the first figures are compared with.
+        running.run.samples.add(Sample::of(&running.machine));
+        running.machine.resume()?;
+        Ok(running)
+    }
+
+    /// The disk of a VM, if it has one.
+    pub(super) fn disk_of(&self, vm: &VM) -> Result<Option<DiskConfig>> {
+        if vm.config.disk == 0 {
+            return Ok(None);
+        }
+        self.disks.config(&vm.id, false).map(Some)
+    }
+
+    /// Makes the machine of a VM, over fresh memory. `guest` is what its guest sees of the host it was
+    /// first started on. Blocks.
+    pub(super) fn machine_of(
+        &self,
+        vm: &VM,
+        guest: HostFacts,
+        disk: Option<DiskConfig>,
+    ) -> Result<Running> {
+        let config = &vm.config;
+        let image = Image::find(&config.image, config.memory, &vm.annotations)?;
+        let backing = if config.huge_pages {
+            Backing::AnonymousHuge
+        } else {
+            Backing::Memfd
+        };
+        let ram = GuestRam::allocate(config.memory, backing)?;
+        let run = Run::new();
+        let config = MachineConfig {
+            name: vm.name.chars().take(THREAD_NAME_LEN).collect(),
+            cpus: config.cpus,
+            image,
+            guest,
+            disk,
+        };
+        let machine = Machine::new(&*self.hypervisor, ram, config, run.hooks())?;
+        Ok(Running {
+            machine: Arc::new(machine),
+            run,
+        })
+    }
 }

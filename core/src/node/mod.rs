@@ -3,7 +3,7 @@
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
 //! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
-//! `migrations` moves VMs, `snapshots` keeps what they were, `server` lets clients and peers in, `keys`
+//! `migrations` moves VMs, `snapshots` keeps what they were, `images` has what they boot, `disks` where they write, `server` lets clients and peers in, `keys`
 //! knows what they may, `peers` how others are reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in
 //! as an `Action`.
 //! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod disks;
 mod events;
 mod forward;
 mod guest;
+mod images;
 mod info;
 mod keys;
 mod lifecycle;
@@ -43,7 +45,9 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError};
 
 pub use self::builder::{Backend, NodeBuilder};
+use self::disks::Disks;
 use self::forward::Forwarders;
+use self::images::Images;
 use self::keys::Keys;
 pub use self::keys::NodeKeys;
 use self::migrations::Migrations;
@@ -137,6 +141,10 @@ pub(crate) struct Shared {
     migrations: Migrations,
     /// Snapshots of its VMs.
     snapshots: Snapshots,
+    /// What its VMs can boot.
+    images: Images,
+    /// The disks of its VMs.
+    disks: Disks,
     /// What outlives the node.
     store: Arc<Store>,
     default_image: String,

@@ -125,6 +125,20 @@ impl Shared {
                 let (entry, vm) = self.registry.find_legal(&action)?;
                 type_in(&entry, &vm, data)
             }
+            Action::ImportImage { path, name } => {
+                let work = shared.clone();
+                let work =
+                    self.blocking(move || work.images.import(path.as_ref(), name.as_deref()));
+                Ok(Outcome::Image(Box::new(work.await?)))
+            }
+            Action::ListImages => Ok(Outcome::Images(self.images.list())),
+            Action::RemoveImage { name } => {
+                let work = self.blocking(move || {
+                    let unused = || shared.is_unused(&name);
+                    shared.images.remove(&name, unused)
+                });
+                done(work.await)
+            }
             Action::Health => Ok(Outcome::Health(Box::new(self.health()))),
             Action::Node => Ok(Outcome::Node(Box::new(self.node_info().await))),
             Action::Migrate {
@@ -170,6 +184,18 @@ impl Shared {
                 let work = async move { snapshots::delete(&shared, &snapshot_id).await };
                 done(self.job(work).await)
             }
+        }
+    }
+
+    /// Fails while a VM names an image.
+    fn is_unused(&self, image: &str) -> Result<()> {
+        let filters = Filters::from([("image", image)]);
+        match self.registry.list(&filters).first() {
+            None => Ok(()),
+            Some((_, vm)) => Err(DWCPError::InvalidOperation(format!(
+                "remove_image: the VM {} ({}) has the image {image}",
+                vm.name, vm.id
+            ))),
         }
     }
 
@@ -227,6 +253,10 @@ fn changes(action: &Action) -> bool {
         | Action::Node
         | Action::MigrationStatus { .. }
         | Action::ListMigrations
+        // Images are durable by themselves.
+        | Action::ImportImage { .. }
+        | Action::ListImages
+        | Action::RemoveImage { .. }
         | Action::PlanMigration { .. }
         | Action::ListSnapshots { .. } => false,
         Action::Create { .. }

@@ -9,12 +9,13 @@ mod book;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) use self::book::Snapshots;
 use super::Shared;
-use super::lifecycle::{Held, machine_of};
+use super::lifecycle::{DISK_PATIENCE, Held};
 use super::metrics::Sample;
 use super::once::Asked;
 use super::registry::{Change, Phase, Running, VmEntry, closed};
@@ -22,7 +23,8 @@ use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
 use crate::model::{Snapshot, SnapshotOptions, VM, VMEventType, VMState, new_uuid};
-use crate::snapshot::{Manifest, NotCaptured, Of, Opened, Root, capture};
+use crate::snapshot::{Manifest, NotCaptured, Of, Opened, Root, Source, capture};
+use crate::storage::DiskLock;
 
 /// What ends long work before its end: a forced stop of the VM, and the end of the node.
 struct Limits {
@@ -105,11 +107,28 @@ async fn take_one(
     let (id, description) = (new_uuid(), options.description.clone());
     let mut manifest = Manifest::new(id, name.to_owned(), description, &held.vm);
     manifest.created_at = created_at;
-    let running = held.entry.machine().filter(|_| options.include_memory);
+    let running = held.entry.machine();
+    let (memory, disk) = (options.include_memory, shared.disk_of(&held.vm)?);
     let (limits, go_on) = Limits::new(shared, action.name());
     let work = shared.blocking(move || {
-        let machine = running.as_ref().map(|own| &*own.machine);
-        Ok(capture(&root, manifest, machine, &go_on))
+        let source = Source {
+            machine: running.as_ref().map(|own| &*own.machine),
+            memory,
+            disk: disk.as_ref().map(|disk| disk.path.as_path()),
+        };
+        // Nothing to be still for.
+        let source = match source {
+            Source {
+                memory: false,
+                disk: None,
+                ..
+            } => Source {
+                machine: None,
+                ..source
+            },
+            other => other,
+        };
+        Ok(capture(&root, manifest, &source, &go_on))
     });
     match limits.keep(&held.entry, work).await? {
         Ok(captured) => {
@@ -176,11 +195,87 @@ struct Ready {
     state: VMState,
     /// Its machine, which has not run.
     running: Option<Running>,
+    /// Its disk, which is staged beside the one it has.
+    disk: Option<Replacing>,
+}
+
+/// A disk that is about to take the place of another.
+struct Replacing {
+    shared: Arc<Shared>,
+    vm_id: String,
+    /// Held where no machine of this node holds it.
+    lock: Option<DiskLock>,
+    stage: Stage,
+}
+
+/// Where a disk that replaces another is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Beside,
+    InPlace,
+    Done,
+}
+
+impl Replacing {
+    /// Stages the disk of a snapshot. Blocks.
+    fn stage(
+        shared: &Arc<Shared>,
+        vm_id: &str,
+        from: &File,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Replacing> {
+        shared.disks.stage(vm_id, from, go_on)?;
+        Ok(Replacing {
+            shared: Arc::clone(shared),
+            vm_id: vm_id.to_owned(),
+            lock: None,
+            stage: Stage::Beside,
+        })
+    }
+
+    /// Nobody else writes the disk that is replaced: for a VM that has no machine. Blocks.
+    fn lock(&mut self) -> Result<()> {
+        let disk = self.shared.disks.config(&self.vm_id, true)?;
+        self.lock = Some(DiskLock::take(&disk.lock, DISK_PATIENCE)?);
+        Ok(())
+    }
+
+    /// Puts it there; the one it replaces is kept. Blocks.
+    fn swap(&mut self) -> Result<()> {
+        self.shared.disks.swap(&self.vm_id)?;
+        self.stage = Stage::InPlace;
+        Ok(())
+    }
+
+    /// Puts the one it replaced back, if it did. Blocks.
+    fn undo(&mut self) -> Result<()> {
+        if self.stage == Stage::InPlace {
+            self.shared.disks.swap_back(&self.vm_id)?;
+            self.stage = Stage::Done;
+        }
+        Ok(())
+    }
+
+    /// It is the VM's disk; the one before is removed. Blocks.
+    fn keep(mut self) -> Result<()> {
+        self.stage = Stage::Done;
+        self.shared.disks.drop_replaced(&self.vm_id)
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        if self.stage == Stage::Beside
+            && let Err(error) = self.shared.disks.drop_staged(&self.vm_id)
+        {
+            tracing::warn!(vm = self.vm_id, %error, "a disk that is not wanted stays");
+        }
+    }
 }
 
 /// Reads and checks a snapshot, and makes its machine. Changes nothing.
 fn prepare(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     root: &Root,
     id: &str,
     vm: &VM,
@@ -195,28 +290,39 @@ fn prepare(
             of.vm_id, vm.id
         )));
     }
-    let Some(guest) = opened.guest(shared.hypervisor.facts())? else {
+    let guest = opened.guest(shared.hypervisor.facts())?;
+    let disk = opened.disk(go_on)?;
+    of.config.check_supported(&shared.capabilities)?;
+    let disk = disk
+        .map(|from| Replacing::stage(shared, &vm.id, &from, go_on))
+        .transpose()?;
+    let Some(guest) = guest else {
         // Without memory there is nothing that could run, whatever it did.
         return Ok(Ready {
             of,
             state: VMState::Stopped,
             running: None,
+            disk,
         });
     };
-    of.config.check_supported(&shared.capabilities)?;
     shared.registry.check_restore(&vm.id, &of)?;
     let as_it_was = VM {
         config: of.config.clone(),
         annotations: of.annotations.clone(),
         ..VM::clone(vm)
     };
-    let running = machine_of(&*shared.hypervisor, &as_it_was, guest)?;
+    let config = match &disk {
+        Some(disk) => Some(shared.disks.config(&disk.vm_id, true)?),
+        None => None,
+    };
+    let running = shared.machine_of(&as_it_was, guest, config)?;
     opened.fill(&running.machine, go_on)?;
     running.run.samples.add(Sample::of(&running.machine));
     Ok(Ready {
         state: of.state,
         of,
         running: Some(running),
+        disk,
     })
 }
 
@@ -228,7 +334,12 @@ async fn exchange(
     ready: Ready,
     name: &str,
 ) -> Result<Option<Arc<Machine>>> {
-    let Ready { of, state, running } = ready;
+    let Ready {
+        of,
+        state,
+        running,
+        disk,
+    } = ready;
     let old = held.entry.machine().map(|own| own.machine);
     let new = running.as_ref().map(|own| Arc::clone(&own.machine));
     let (ran, runs) = (held.vm.state == VMState::Running, state == VMState::Running);
@@ -236,9 +347,40 @@ async fn exchange(
         if let Some(old) = &old {
             old.pause();
         }
-        let Some(Err(error)) = new.filter(|_| runs).map(|new| new.resume()) else {
+        let mut disk = disk;
+        if let (Some(new), Some(old)) = (&new, &old) {
+            new.take_disk_from(old);
+        }
+        let mut goes_on = || {
+            match (&new, &old, &mut disk) {
+                (Some(new), ..) => new.lock_disk(DISK_PATIENCE)?,
+                (None, None, Some(disk)) => disk.lock()?,
+                _ => {}
+            }
+            // Before it runs: what it writes is the disk's from the first byte.
+            if let Some(disk) = &mut disk {
+                disk.swap()?;
+            }
+            match &new {
+                Some(new) if runs => new.resume(),
+                _ => Ok(()),
+            }
+        };
+        let Err(error) = goes_on() else {
+            if let Some(disk) = disk
+                && let Err(error) = disk.keep()
+            {
+                tracing::warn!(%error, "a disk that was replaced stays");
+            }
             return Ok(None);
         };
+        // The old machine's again, before that runs.
+        if let Some(disk) = &mut disk {
+            disk.undo()?;
+        }
+        if let (Some(new), Some(old)) = (&new, &old) {
+            old.take_disk_from(new);
+        }
         let resumed = old.filter(|_| ran).map_or(Ok(()), |old| old.resume());
         Ok(Some((error, resumed.err())))
     };

@@ -5,17 +5,19 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::directory::{Root, Staged};
 use super::index::{CHUNK_PAGES, Chunk, Index};
-use super::manifest::{Digest, Files, Manifest};
+use super::manifest::{Digest, DiskFile, Files, Manifest};
 use super::state::State;
-use super::{INDEX, MEMORY, STATE};
+use super::{DISK, INDEX, MEMORY, STATE};
 use crate::error::{DWCPError, Result};
 use crate::machine::Machine;
 use crate::memory::{GuestRam, PageRange, sum_pages, write_pages};
 use crate::model::VMState;
+use crate::storage;
 
 /// A snapshot that was taken.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl From<DWCPError> for NotCaptured {
 }
 
 /// Takes a snapshot: of the machine, where there is one, whose vCPUs run or not as the manifest says,
-/// and of the config alone where there is none. `go_on` is asked from time to time; its error ends the
+/// of the disk, and of the config alone where there is neither. `go_on` is asked from time to time; its error ends the
 /// work.
 ///
 /// Nobody else pauses, resumes or ends the machine meanwhile.
@@ -57,32 +59,48 @@ impl From<DWCPError> for NotCaptured {
 pub(crate) fn capture(
     root: &Root,
     mut manifest: Manifest,
-    machine: Option<&Machine>,
+    source: &Source<'_>,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Captured, NotCaptured> {
     let staged = root.stage(&manifest.id)?;
+    let copy = source
+        .disk
+        .map(|path| DiskCopy::begin(&staged, path))
+        .transpose()?;
     let mut pause = Duration::ZERO;
-    if let Some(machine) = machine {
-        let image = staged.create(MEMORY)?;
-        let paused = Paused::new(machine, manifest.of.state == VMState::Running);
-        let taken = paused.take(&staged, &image, go_on);
-        // Before anything else: the guest waits.
-        let resumed = paused.resume();
-        let (state, index) = match (taken, resumed) {
-            (Ok(taken), Ok(time)) => {
-                pause = time;
-                taken
+    match source.machine {
+        None => {
+            if let Some(copy) = &copy {
+                copy.make(go_on)?;
             }
-            (Err(error), Ok(_)) => return Err(error.into()),
-            (taken, Err(stands)) => {
-                let error = taken.err().unwrap_or_else(|| stands.clone());
-                let stands = Some(stands);
-                return Err(NotCaptured { error, stands });
+        }
+        Some(machine) => {
+            let image = source.memory.then(|| staged.create(MEMORY)).transpose()?;
+            let paused = Paused::new(machine, manifest.of.state == VMState::Running);
+            let taken = paused.take(&staged, image.as_ref(), copy.as_ref(), go_on);
+            // Before anything else: the guest waits.
+            let resumed = paused.resume();
+            let taken = match (taken, resumed) {
+                (Ok(taken), Ok(time)) => {
+                    pause = time;
+                    taken
+                }
+                (Err(error), Ok(_)) => return Err(error.into()),
+                (taken, Err(stands)) => {
+                    let error = taken.err().unwrap_or_else(|| stands.clone());
+                    let stands = Some(stands);
+                    return Err(NotCaptured { error, stands });
+                }
+            };
+            // Syncing may take long, and a guest that is to end waits for nothing.
+            go_on()?;
+            if let (Some(image), Some((state, index))) = (&image, taken) {
+                manifest.machine = Some(keep(&staged, image, &state, &index)?);
             }
-        };
-        // Syncing may take long, and a guest that is to end waits for nothing.
-        go_on()?;
-        manifest.machine = Some(keep(&staged, &image, &state, &index)?);
+        }
+    }
+    if let Some(copy) = copy {
+        manifest.disk = Some(copy.keep(go_on)?);
     }
     let id = manifest.id.clone();
     staged.commit(&manifest)?;
@@ -92,6 +110,47 @@ pub(crate) fn capture(
         size,
         pause,
     })
+}
+
+/// What a snapshot is taken of.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    /// The machine, where there is one.
+    pub(crate) machine: Option<&'a Machine>,
+    /// Whether its memory and its state are kept.
+    pub(crate) memory: bool,
+    /// The disk, where there is one. Nobody writes it but the machine.
+    pub(crate) disk: Option<&'a Path>,
+}
+
+/// A copy of the disk.
+struct DiskCopy<'a> {
+    staged: &'a Staged<'a>,
+    from: File,
+    to: File,
+}
+
+impl<'a> DiskCopy<'a> {
+    fn begin(staged: &'a Staged<'a>, path: &Path) -> Result<Self> {
+        let from = File::open(path)
+            .map_err(|error| DWCPError::Snapshot(format!("{}: {error}", path.display())))?;
+        let to = staged.create(DISK)?;
+        Ok(Self { staged, from, to })
+    }
+
+    /// Copies it. The guest stands still meanwhile.
+    fn make(&self, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
+        storage::copy(&self.from, &self.to, go_on)
+    }
+
+    /// Sums and syncs it.
+    fn keep(self, go_on: &dyn Fn() -> Result<()>) -> Result<DiskFile> {
+        self.staged.sync(DISK, &self.to)?;
+        let length = self.to.metadata();
+        let length = length.map_err(|e| self.staged.failed(DISK, &e))?.len();
+        let sum = storage::sum(&self.to, go_on)?;
+        Ok(DiskFile { length, sum })
+    }
 }
 
 /// Writes the small files, and syncs all.
@@ -127,28 +186,37 @@ impl<'a> Paused<'a> {
         }
     }
 
-    /// Takes state and memory.
+    /// Takes state and memory where there is an image to put it in, and the disk where there is one.
     fn take(
         &self,
         staged: &Staged<'_>,
-        image: &File,
+        image: Option<&File>,
+        disk: Option<&DiskCopy<'_>>,
         go_on: &dyn Fn() -> Result<()>,
-    ) -> Result<(State, Index)> {
+    ) -> Result<Option<(State, Index)>> {
         if self.machine.ended().is_some() {
             return Err(DWCPError::InvalidOperation(
                 "snapshot: the guest has just come to its end".into(),
             ));
         }
-        let state = State {
-            machine: self.machine.save()?,
-            guest: self.machine.config().guest.clone(),
-        };
-        let writer = MemoryWriter {
-            ram: self.machine.ram(),
-            staged,
-            image,
-        };
-        Ok((state, writer.write(go_on)?))
+        let mut kept = None;
+        if let Some(image) = image {
+            let state = State {
+                machine: self.machine.save()?,
+                guest: self.machine.config().guest.clone(),
+            };
+            let writer = MemoryWriter {
+                ram: self.machine.ram(),
+                staged,
+                image,
+            };
+            kept = Some((state, writer.write(go_on)?));
+        }
+        // The guest writes nothing now, so both are of one moment.
+        if let Some(disk) = disk {
+            disk.make(go_on)?;
+        }
+        Ok(kept)
     }
 
     /// Lets it run again if it did before; how long it stood still.

@@ -236,6 +236,7 @@ impl Staged<'_> {
     /// Makes a file in it.
     pub(super) fn create(&self, file: &str) -> Result<File> {
         let made = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)

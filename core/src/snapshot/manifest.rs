@@ -40,8 +40,20 @@ pub(crate) struct Manifest {
     pub(crate) quiesced: bool,
     /// The VM.
     pub(crate) of: Of,
-    /// Machine and memory; absent where only the config is kept.
+    /// Machine and memory; absent where they are not kept.
     pub(super) machine: Option<Files>,
+    /// The disk; absent where the VM has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disk: Option<DiskFile>,
+}
+
+/// The disk of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiskFile {
+    pub(super) length: u64,
+    /// See [`storage::sum`](crate::storage::sum).
+    pub(super) sum: u32,
 }
 
 /// The VM a snapshot is of, as it was.
@@ -130,6 +142,7 @@ impl Manifest {
                 annotations: vm.annotations.clone(),
             },
             machine: None,
+            disk: None,
         }
     }
 
@@ -208,6 +221,9 @@ impl Manifest {
         }
         if let Err(error) = self.of.config.validate() {
             return wrong(format!("config: {}", error.message()));
+        }
+        if self.disk.as_ref().map_or(0, |disk| disk.length) != self.of.config.disk {
+            return wrong("its disk is not that of the VM".into());
         }
         if let Some(files) = &self.machine
             && files.memory != self.of.config.memory

@@ -13,9 +13,10 @@
 //! | `snapshot.json` | what it is of, and what its other files are (`manifest`) |
 //! | `state.bin` | all of the machine but its memory, and what its guest sees of the host (`state`) |
 //! | `memory.img` | pages with data, each at its own RAM offset; holes elsewhere |
+//! | `disk.img` | the disk, with its holes; its sum is in `snapshot.json` |
 //! | `memory.idx` | which pages those are, and a checksum for each 2 MiB of memory (`index`) |
 //!
-//! A snapshot without memory is `snapshot.json` alone, which ends in its own checksum; it has the digests
+//! A snapshot without memory has the disk, if the VM has one, beside `snapshot.json`, which ends in its own checksum; it has the digests
 //! of `state.bin` and `memory.idx`, and the index the sums of the image, so no file can be taken for that
 //! of another snapshot. Every file has a version of its own. A reader
 //! refuses a version, a section, a kind or a field that it does not know, a length that is not what was
@@ -54,7 +55,7 @@ mod tests;
 
 use std::fmt::Display;
 
-pub(crate) use capture::{NotCaptured, capture};
+pub(crate) use capture::{NotCaptured, Source, capture};
 #[cfg(test)]
 pub(crate) use directory::Step;
 pub(crate) use directory::{Found, Root};
@@ -73,6 +74,9 @@ pub(crate) const STATE: &str = "state.bin";
 pub(crate) const MEMORY: &str = "memory.img";
 /// Which pages those are.
 pub(crate) const INDEX: &str = "memory.idx";
+
+/// The disk.
+pub(crate) const DISK: &str = "disk.img";
 
 /// What is wrong with a file of a snapshot.
 fn bad(id: &str, file: &str, why: &dyn Display) -> DWCPError {

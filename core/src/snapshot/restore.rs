@@ -4,17 +4,19 @@
 //! chunk of memory when it has been read. The machine that is filled is a fresh one that has not run; one
 //! that could not be filled is thrown away, and nothing has changed.
 
+use std::fs::File;
 use std::io;
 
 use super::directory::Root;
 use super::index::{self, Index};
 use super::manifest::Manifest;
 use super::state::{self, State};
-use super::{INDEX, MEMORY, STATE, bad, bad_because};
+use super::{DISK, INDEX, MEMORY, STATE, bad, bad_because};
 use crate::error::Result;
 use crate::hypervisor::{HostFacts, misfits};
 use crate::machine::Machine;
 use crate::memory::{GuestRam, read_pages, sum_pages};
+use crate::storage;
 
 /// A snapshot of which all has been read and checked but memory.
 #[derive(Debug)]
@@ -66,6 +68,29 @@ impl<'a> Opened<'a> {
 
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Its disk, checked from end to end, where it has one. `go_on` is asked from time to time; its error
+    /// ends the work.
+    ///
+    /// # Errors
+    ///
+    /// `snapshot` naming what is wrong with it; that of `go_on`.
+    pub(crate) fn disk(&self, go_on: &dyn Fn() -> Result<()>) -> Result<Option<File>> {
+        let id = &self.manifest.id;
+        let Some(kept) = &self.manifest.disk else {
+            return Ok(None);
+        };
+        let disk = self.root.open(id, DISK)?;
+        let length = disk.metadata().map_err(|e| bad(id, DISK, &e))?.len();
+        if length != kept.length {
+            let why = format!("it has {length} bytes, where {} belong", kept.length);
+            return Err(bad(id, DISK, &why));
+        }
+        if storage::sum(&disk, go_on)? != kept.sum {
+            return Err(bad(id, DISK, &"its checksum does not match"));
+        }
+        Ok(Some(disk))
     }
 
     /// What its guest sees of the host it was first started on; `None` without memory.

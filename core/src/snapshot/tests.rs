@@ -30,6 +30,15 @@ fn back_ends() -> Vec<Arc<dyn Hypervisor>> {
     all
 }
 
+/// A source with memory and without a disk.
+fn of(machine: Option<&Machine>) -> Source<'_> {
+    Source {
+        machine,
+        memory: machine.is_some(),
+        disk: None,
+    }
+}
+
 fn machine_of(hypervisor: &dyn Hypervisor, memory: u64, options: &[(&str, &str)]) -> Machine {
     let annotations: BTreeMap<_, _> = options
         .iter()
@@ -40,6 +49,7 @@ fn machine_of(hypervisor: &dyn Hypervisor, memory: u64, options: &[(&str, &str)]
         cpus: 2,
         image: Image::find("dwcp/pulse", memory, &annotations).unwrap(),
         guest: hypervisor.facts().clone(),
+        disk: None,
     };
     let hooks = Hooks {
         on_end: Box::new(|| {}),
@@ -110,7 +120,7 @@ impl Place {
     /// Takes a snapshot; its id.
     fn take(&self, machine: &Machine, state: VMState) -> String {
         let manifest = manifest(state, machine.ram().size());
-        let taken = capture(&self.root, manifest, Some(machine), &always);
+        let taken = capture(&self.root, manifest, &of(Some(machine)), &always);
         taken.unwrap().manifest.id
     }
 
@@ -291,7 +301,7 @@ fn whatever_fails_the_guest_goes_on_and_nothing_stays() {
         ] {
             *place.root.fault.lock().unwrap() = Some(step);
             let manifest = manifest(VMState::Running, MEMORY_SIZE);
-            let failed = capture(&place.root, manifest, Some(&source), &always).unwrap_err();
+            let failed = capture(&place.root, manifest, &of(Some(&source)), &always).unwrap_err();
             assert!(failed.stands.is_none(), "{step:?}");
             let error = refused::<()>(Err(failed.error));
             assert!(error.contains("No space left"), "{step:?}: {error}");
@@ -303,7 +313,7 @@ fn whatever_fails_the_guest_goes_on_and_nothing_stays() {
         }
         let stop = || Err(DWCPError::Cancelled("enough".into()));
         let taken = manifest(VMState::Running, MEMORY_SIZE);
-        let failed = capture(&place.root, taken, Some(&source), &stop).unwrap_err();
+        let failed = capture(&place.root, taken, &of(Some(&source)), &stop).unwrap_err();
         assert_eq!(failed.error, DWCPError::Cancelled("enough".into()));
         goes_on(&source);
         assert_eq!(place.names(), [""; 0]);
@@ -320,7 +330,7 @@ fn a_guest_that_has_ended_is_not_taken() {
     source.pulse().unwrap().ask_off();
     wait("the end", || source.ended().is_some());
     let taken = manifest(VMState::Running, MEMORY_SIZE);
-    let failed = capture(&place.root, taken, Some(&source), &always).unwrap_err();
+    let failed = capture(&place.root, taken, &of(Some(&source)), &always).unwrap_err();
     let error = failed.error;
     assert!(matches!(error, DWCPError::InvalidOperation(_)), "{error}");
     assert_eq!(place.names(), [""; 0]);
@@ -338,7 +348,7 @@ fn only_data_takes_disk() {
     machine.ram().write(size - PAGE_SIZE, &[7]).unwrap();
     let before = machine.ram().resident().unwrap();
     let taken = manifest(VMState::Paused, size);
-    let taken = capture(&place.root, taken, Some(&machine), &always).unwrap();
+    let taken = capture(&place.root, taken, &of(Some(&machine)), &always).unwrap();
     assert_eq!(
         machine.ram().resident().unwrap(),
         before,
@@ -362,7 +372,7 @@ fn only_data_takes_disk() {
 fn a_snapshot_without_a_machine_is_its_manifest() {
     let place = Place::new();
     let taken = manifest(VMState::Stopped, MEMORY_SIZE);
-    let id = capture(&place.root, taken, None, &always)
+    let id = capture(&place.root, taken, &of(None), &always)
         .unwrap()
         .manifest
         .id;

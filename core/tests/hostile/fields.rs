@@ -135,8 +135,12 @@ fn not_here() -> Vec<(Value, &'static str)> {
         (json!({"cpu_quota": 50}), "cpu_quota"),
         (json!({"disk_iops_limit": 1}), "disk_iops_limit"),
         (json!({"network_bandwidth": 1}), "network_bandwidth"),
-        (json!({"image": "no/such-image"}), "image"),
     ]
+}
+
+/// What a node may have, and this one has not.
+fn not_found() -> Vec<(Value, &'static str)> {
+    vec![(json!({"image": "no/such-image"}), "image")]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +152,9 @@ async fn an_invalid_field_is_named_and_makes_no_vm() {
         Raw::extended(&target.address, Some(OPERATOR)),
     ];
     let rows = never_allowed().into_iter().map(|row| (row, 0x1008));
-    for ((fields, named), code) in rows.chain(not_here().into_iter().map(|row| (row, 0x1009))) {
+    let rows = rows.chain(not_here().into_iter().map(|row| (row, 0x1009)));
+    let rows = rows.chain(not_found().into_iter().map(|row| (row, 0x100b)));
+    for ((fields, named), code) in rows {
         let mut config = json!({"name": "never", "memory": 32 << 20, "cpus": 1});
         for (key, value) in fields.as_object().unwrap() {
             config[key] = value.clone();

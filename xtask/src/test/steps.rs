@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     dist,
+    e2e::{self, E2eOptions},
     install::{self, CC, CLIPPY, CXX, NODE, Need, PKG_CONFIG, PYTHON, RUSTFMT, VALGRIND},
     process::{self, Finished},
     screen::Screen,
@@ -37,6 +38,8 @@ enum Work {
     Tests { arguments: &'static [&'static str] },
     /// The example, whose report is checked.
     LiveMigration,
+    /// The suite with real Linux guests.
+    E2e,
     /// The C ABI.
     C,
     /// The language package with that name.
@@ -133,6 +136,12 @@ pub(super) const STEPS: &[Step] = &[
         work: Work::LiveMigration,
     },
     Step {
+        name: "e2e",
+        about: "real Linux guests on a stock KVM: boot, devices, power, snapshots, migration",
+        needs: e2e::NEEDS,
+        work: Work::E2e,
+    },
+    Step {
         name: "c",
         about: "the C ABI: its header, its programs, their memory, and what is visible of it",
         needs: &[CC, CXX, VALGRIND],
@@ -205,6 +214,7 @@ impl Step {
             } => child.cargo(arguments, environment),
             Work::Tests { arguments } => child.tests(arguments),
             Work::LiveMigration => child.live_migration(),
+            Work::E2e => child.e2e(),
             Work::C => child.c(),
             Work::Language(name) => child.language(name),
             Work::Conformance => child.conformance(),
@@ -282,6 +292,24 @@ impl Child {
                 Err(reason) => Outcome::failed(reason, &finished.transcript),
             },
         )
+    }
+
+    fn e2e(&self) -> Result<Outcome, String> {
+        let report = e2e::play(&E2eOptions::default(), self.echo)?;
+        let mut outcome = Outcome {
+            made_of_tests: true,
+            ..Outcome::passed(format!("on {}", report.place))
+        };
+        outcome.counts = Counts {
+            passed: report.passed,
+            failed: report.failed.len() as u64,
+            skipped: 0,
+        };
+        if !report.failed.is_empty() {
+            outcome.transcript = report.transcript;
+        }
+        outcome.failed_tests = report.failed;
+        Ok(outcome)
     }
 
     fn c(&self) -> Result<Outcome, String> {

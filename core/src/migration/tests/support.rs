@@ -86,6 +86,7 @@ pub(super) fn machine(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Arc<Machin
         cpus: config.cpus,
         image: Image::find(&config.image, config.memory, &config.annotations)?,
         guest: hypervisor.facts().clone(),
+        disk: None,
     };
     let hooks = Hooks {
         on_end: Box::new(|| {}),

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::Shared;
-use super::super::lifecycle::machine_of;
 use super::super::metrics::Sample;
 use super::super::registry::{Change, Running, VmEntry};
 use super::{departure, error_frame};
@@ -140,6 +139,14 @@ impl Guest {
         if let Err(error) = config.check_supported(&self.shared.capabilities) {
             reasons.push(error.to_string());
         }
+        if let Err(error) = self.shared.check_boots(&offer.vm, offer.image.as_deref()) {
+            reasons.push(error.to_string());
+        }
+        if let Some(disk) = &offer.disk
+            && let Err(error) = self.shared.disks.check(&offer.vm.id, disk)
+        {
+            reasons.push(error.to_string());
+        }
         if reasons.is_empty()
             && let Err(error) = self.accept_epoch(&offer.vm.id, epoch)
         {
@@ -206,7 +213,10 @@ impl DestinationHost for Guest {
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
         let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;
-        let running = match machine_of(&*self.shared.hypervisor, &offer.vm, offer.guest.clone()) {
+        let disk = self.shared.disk_of(&offer.vm);
+        let made =
+            disk.and_then(|disk| self.shared.machine_of(&offer.vm, offer.guest.clone(), disk));
+        let running = match made {
             Ok(running) => running,
             Err(error) => {
                 self.told(registry.discard_arriving(&entry.id, &error.to_string()));

@@ -11,7 +11,7 @@ use super::{check_promises, ended};
 use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::recognise;
 use crate::migration::{
-    Dial, Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost,
+    Dial, DiskFacts, Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost,
     SourceOutcome, Unresolved, advice,
 };
 use crate::model::{
@@ -37,6 +37,7 @@ pub(super) async fn begin(
         )));
     }
     let dial = shared.dial(target)?;
+    let (image, disk) = beside_memory(shared, &vm).await?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
@@ -93,7 +94,7 @@ pub(super) async fn begin(
         session: id,
         epoch,
         machine: running.machine,
-        offer: Offer::new((*before).clone(), guest, channels, is_running),
+        offer: Offer::new((*before).clone(), guest, channels, is_running).with(image, disk),
         options,
         dial,
         node_uuid: shared.uuid.clone(),
@@ -119,6 +120,20 @@ pub(super) async fn begin(
             Err(error)
         }
     }
+}
+
+/// What a target has to find of a VM beside what is sent: its image, and its disk.
+async fn beside_memory(
+    shared: &Arc<Shared>,
+    vm: &VM,
+) -> Result<(Option<String>, Option<DiskFacts>)> {
+    let image = shared.image_digest(vm)?;
+    if vm.config.disk == 0 {
+        return Ok((image, None));
+    }
+    let (own, id) = (Arc::clone(shared), vm.id.clone());
+    let disk = shared.blocking(move || own.disks.facts(&id)).await?;
+    Ok((image, Some(disk)))
 }
 
 /// The first wait before a destination is told, doubled each time, and the longest.

@@ -72,7 +72,7 @@ pub(super) fn action(
         FrameType::Snapshot => snapshot(operation, fields),
         FrameType::Metrics => metrics(fields),
         FrameType::Health => Ok(Action::Health),
-        FrameType::Config => Ok(Action::Node),
+        FrameType::Config => config(operation, fields),
         _ => vm(operation, profile, fields),
     }
 }
@@ -144,7 +144,13 @@ const SNAPSHOT: &[Operation] = &[
 ];
 const METRICS: &[Operation] = &[base(0, "get")];
 const HEALTH: &[Operation] = &[base(0, "check")];
-const CONFIG: &[Operation] = &[base(0, "node"), base(0, "get")];
+const CONFIG: &[Operation] = &[
+    base(0, "node"),
+    base(0, "get"),
+    extended("import_image"),
+    extended("list_images"),
+    extended("remove_image"),
+];
 const STREAM: &[Operation] = &[
     extended("watch"),
     extended("stream_metrics"),
@@ -337,6 +343,21 @@ fn snapshot(operation: &str, fields: &mut Fields) -> Result<Action> {
         "restore" => Action::RestoreSnapshot {
             vm_id: fields.text("vm_id")?,
             snapshot_id: fields.text("snapshot_id")?,
+        },
+        other => return Err(not_read(other)),
+    })
+}
+
+fn config(operation: &str, fields: &mut Fields) -> Result<Action> {
+    Ok(match operation {
+        "node" | "get" => Action::Node,
+        "import_image" => Action::ImportImage {
+            path: fields.text("path")?,
+            name: fields.optional_text("name")?,
+        },
+        "list_images" => Action::ListImages,
+        "remove_image" => Action::RemoveImage {
+            name: fields.text("name")?,
         },
         other => return Err(not_read(other)),
     })

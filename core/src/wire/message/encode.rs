@@ -98,6 +98,9 @@ pub(super) const fn operation(action: &Action) -> (FrameType, &'static str) {
         Action::DeleteSnapshot { .. } => (FrameType::Snapshot, "delete"),
         Action::Health => (FrameType::Health, "check"),
         Action::Node => (FrameType::Config, "node"),
+        Action::ImportImage { .. } => (FrameType::Config, "import_image"),
+        Action::ListImages => (FrameType::Config, "list_images"),
+        Action::RemoveImage { .. } => (FrameType::Config, "remove_image"),
     }
 }
 
@@ -160,6 +163,11 @@ fn fields(action: &Action, object: &mut Object) -> Result<()> {
         Action::RestoreSnapshot { snapshot_id, .. } | Action::DeleteSnapshot { snapshot_id } => {
             object.add("snapshot_id", snapshot_id)?;
         }
+        Action::ImportImage { path, name } => {
+            object.add("path", path)?;
+            object.add_some("name", name.as_ref())?;
+        }
+        Action::RemoveImage { name } => object.add("name", name)?,
         Action::Start { .. }
         | Action::Destroy { .. }
         | Action::Pause { .. }
@@ -170,6 +178,7 @@ fn fields(action: &Action, object: &mut Object) -> Result<()> {
         | Action::Verify { .. }
         | Action::ListMigrations
         | Action::ListSnapshots { .. }
+        | Action::ListImages
         | Action::Health
         | Action::Node => {}
     }

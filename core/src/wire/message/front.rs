@@ -38,6 +38,9 @@ const METHODS: &[(&str, FrameType, &str)] = &[
     ("list_snapshots", FrameType::Snapshot, "list"),
     ("restore_snapshot", FrameType::Snapshot, "restore"),
     ("delete_snapshot", FrameType::Snapshot, "delete"),
+    ("import_image", FrameType::Config, "import_image"),
+    ("list_images", FrameType::Config, "list_images"),
+    ("remove_image", FrameType::Config, "remove_image"),
     ("health", FrameType::Health, "check"),
     ("node", FrameType::Config, "node"),
 ];

@@ -25,6 +25,8 @@ pub(crate) enum Reply {
     Plan,
     Snapshot,
     Snapshots,
+    Image,
+    Images,
     Health,
     Node,
 }
@@ -44,6 +46,7 @@ impl Reply {
             | Action::Reset { .. }
             | Action::RestoreSnapshot { .. }
             | Action::DeleteSnapshot { .. }
+            | Action::RemoveImage { .. }
             | Action::ConsoleWrite { .. } => Reply::Done,
             Action::Metrics { .. } => Reply::Metrics,
             Action::GuestReport { .. } | Action::Verify { .. } => Reply::Guest,
@@ -55,6 +58,8 @@ impl Reply {
             Action::PlanMigration { .. } => Reply::Plan,
             Action::Snapshot { .. } => Reply::Snapshot,
             Action::ListSnapshots { .. } => Reply::Snapshots,
+            Action::ImportImage { .. } => Reply::Image,
+            Action::ListImages => Reply::Images,
             Action::Health => Reply::Health,
             Action::Node => Reply::Node,
         }
@@ -123,6 +128,8 @@ pub(crate) fn encode_outcome(outcome: &Outcome, style: Style) -> Result<Vec<u8>>
         (Outcome::Plan(plan), _) => write(plan),
         (Outcome::Snapshot(snapshot), _) => write(snapshot),
         (Outcome::Snapshots(list), _) => write(list),
+        (Outcome::Image(image), _) => write(image),
+        (Outcome::Images(list), _) => write(list),
         (Outcome::Health(health), _) => write(health),
         (Outcome::Node(node), _) => write(node),
     }
@@ -216,6 +223,8 @@ pub(crate) fn decode_outcome(reply: Reply, payload: &[u8]) -> Result<Outcome> {
         Reply::Plan => Outcome::Plan(Box::new(read(payload)?)),
         Reply::Snapshot => Outcome::Snapshot(Box::new(read(payload)?)),
         Reply::Snapshots => Outcome::Snapshots(read(payload)?),
+        Reply::Image => Outcome::Image(Box::new(read(payload)?)),
+        Reply::Images => Outcome::Images(read(payload)?),
         Reply::Health => Outcome::Health(Box::new(read(payload)?)),
         Reply::Node => Outcome::Node(Box::new(read(payload)?)),
     })

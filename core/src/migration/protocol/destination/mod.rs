@@ -73,10 +73,6 @@ pub(crate) enum DestinationInput {
     /// [`DestinationEffect::Lock`] is done.
     Locked,
     /// [`DestinationEffect::Lock`] failed, or took too long.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for disks, which are not built yet")
-    )]
     LockFailed(String),
     /// [`DestinationEffect::Persist`] is done: the verdict is durable.
     Persisted,

@@ -77,10 +77,6 @@ pub(crate) enum SourceInput {
     /// [`SourceEffect::Lock`] is done.
     Locked,
     /// [`SourceEffect::Lock`] failed: somebody else has the disks.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for disks, which are not built yet")
-    )]
     LockFailed(String),
     /// A later offer of this VM was accepted here: whoever made it has had the VM.
     Outlived {

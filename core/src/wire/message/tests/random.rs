@@ -179,6 +179,9 @@ fn action() -> impl Strategy<Value = Action> {
             vm_id,
             data: Bytes::from(data)
         }),
+        (any_text(), key()).prop_map(|(path, name)| Action::ImportImage { path, name }),
+        any_text().prop_map(|name| Action::RemoveImage { name }),
+        Just(Action::ListImages),
         Just(Action::ListMigrations),
         Just(Action::Health),
         Just(Action::Node),
@@ -346,6 +349,8 @@ fn each_request_has_its_kind_of_answer() {
         (Action::Verify { vm_id: vm_id() }, Reply::Guest),
         (Action::ListMigrations, Reply::Migrations),
         (Action::ListSnapshots { vm_id: vm_id() }, Reply::Snapshots),
+        (Action::ListImages, Reply::Images),
+        (Action::RemoveImage { name: vm_id() }, Reply::Done),
         (Action::Health, Reply::Health),
         (Action::Node, Reply::Node),
     ] {

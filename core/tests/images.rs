@@ -1,0 +1,82 @@
+//! Images of a node, through its API.
+#![cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
+
+use std::fs;
+use std::path::Path;
+
+use dwcp::{Backend, Client, ClientConfig, DWCPError, Node, Role, VMConfig};
+
+/// A folder with an image whose root disk has 8 MiB.
+fn image(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("vmlinuz"), b"not a kernel").unwrap();
+    let disk = fs::File::create(folder.join("root.img")).unwrap();
+    disk.set_len(8 << 20).unwrap();
+    let text = "format = 1\nname = \"mini\"\ncmdline = \"console=ttyS0\"\n\
+                [kernel]\nfile = \"vmlinuz\"\n[disk]\nfile = \"root.img\"\n";
+    fs::write(folder.join("image.toml"), text).unwrap();
+}
+
+fn named(name: &str) -> VMConfig {
+    VMConfig {
+        name: name.into(),
+        memory: 32 << 20,
+        ..VMConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn images_are_imported_listed_and_removed_by_those_who_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    image(&from);
+    let node = Node::builder("n")
+        .backend(Backend::Sim)
+        .data_dir(dir.path().join("data"))
+        .listen("127.0.0.1:0")
+        .api_key("admin-secret", Role::Admin)
+        .api_key("operator-secret", Role::Operator)
+        .start()
+        .await
+        .unwrap();
+    let client = async |key: &str| {
+        let config = ClientConfig::new("127.0.0.1")
+            .with_port(node.address().unwrap().port())
+            .with_tls_enabled(false)
+            .with_api_key(key);
+        Client::new(config).await.unwrap().vm()
+    };
+    let path = from.to_str().unwrap();
+    let operator = client("operator-secret").await;
+    let refused = operator.import_image(path, None).await;
+    assert!(matches!(refused, Err(DWCPError::PermissionDenied(_))));
+
+    let admin = client("admin-secret").await;
+    let imported = admin.import_image(path, Some("web")).await.unwrap();
+    assert_eq!((imported.name.as_str(), imported.disk), ("web", 8 << 20));
+    assert_eq!(operator.list_images().await.unwrap(), [imported]);
+
+    let unknown = VMConfig {
+        image: "mini".into(),
+        ..named("vm")
+    };
+    match operator.create(unknown).await {
+        Err(DWCPError::NotFound(text)) => assert!(text.contains("`mini`"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    let config = VMConfig {
+        image: "web".into(),
+        ..named("vm")
+    };
+    let vm = operator.create(config).await.unwrap();
+    assert_eq!(vm.config.disk, 8 << 20, "the size of the image's");
+    match admin.remove_image("web").await {
+        Err(DWCPError::InvalidOperation(text)) => assert!(text.contains(&vm.id), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    operator.destroy(&vm.id).await.unwrap();
+    admin.remove_image("web").await.unwrap();
+    assert_eq!(operator.list_images().await.unwrap(), []);
+    node.shutdown(std::time::Duration::ZERO).await.unwrap();
+}

@@ -1,0 +1,65 @@
+//! The suite with real Linux guests: a program that uses the library as its users do, and prints a line `ok …` or
+//! `FAILED …` for each scenario, and `end` after the last.
+//!
+//! `cargo xtask e2e` builds it and what its guests boot, and runs it where there is a stock KVM: here, or in a virtual
+//! host. `options` is its command line, `guest` a Linux guest that is talked to over its console, `scenarios` what is
+//! tried.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it is a program: it talks to people"
+)]
+
+mod options;
+mod scenarios;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use self::options::{HELP, Options};
+use self::scenarios::SCENARIOS;
+
+/// How long a scenario may take on a host whose processors are emulated.
+const LIMIT: Duration = Duration::from_secs(300);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.list {
+        for scenario in SCENARIOS {
+            println!("{:<24} {}", scenario.name, scenario.about);
+        }
+        println!("end");
+        return ExitCode::SUCCESS;
+    }
+    let mut status = ExitCode::SUCCESS;
+    for scenario in SCENARIOS.iter().filter(|one| options.wants(one.name)) {
+        let start = Instant::now();
+        let played = tokio::time::timeout(LIMIT, (scenario.play)(&options)).await;
+        let took = start.elapsed().as_secs_f64();
+        let name = scenario.name;
+        match played.unwrap_or_else(|_| Err(format!("was not over after {LIMIT:?}"))) {
+            Ok(note) => println!("ok {name} ({took:.1} s) {note}"),
+            Err(why) => {
+                println!(
+                    "FAILED {name} ({took:.1} s): {}",
+                    why.replace('\n', "\n    ")
+                );
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("end");
+    status
+}

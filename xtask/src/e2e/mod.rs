@@ -1,0 +1,91 @@
+//! `cargo xtask e2e`: what can only be seen with real Linux guests, on a stock KVM.
+//!
+//! The suite is a program of its own (`e2e/`), which uses the library as its users do. A host whose processors do
+//! virtualisation runs it as it is; elsewhere `host` boots a virtual host, whose processors are emulated, and runs it
+//! there: slow, but the KVM in it is an ordinary one. `image` is the guest that it boots.
+
+mod host;
+mod image;
+mod suite;
+// The example makes the guest's image of the same parts as the virtual host is made of.
+#[path = "../../../examples/debian_image/cpio.rs"]
+mod cpio;
+#[path = "../../../examples/debian_image/modules.rs"]
+mod modules;
+
+use std::process::ExitCode;
+
+use crate::{
+    install::{self, BUSYBOX, CC, CLOUD_KERNEL, E2FSPROGS, Need, QEMU},
+    screen::Screen,
+};
+
+pub(crate) use self::suite::Report;
+
+/// What `cargo xtask e2e` was asked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct E2eOptions {
+    /// Run these scenarios alone; all of them if empty.
+    pub(crate) only: Vec<String>,
+    /// List the scenarios and run nothing.
+    pub(crate) list: bool,
+    /// Print one JSON object on standard output.
+    pub(crate) json: bool,
+    /// Show what the scenarios say while they run.
+    pub(crate) verbose: bool,
+}
+
+/// What it cannot do without, wherever it runs.
+pub(crate) const NEEDS: &[Need] = &[CC, CLOUD_KERNEL, BUSYBOX, E2FSPROGS, QEMU];
+
+/// Runs the suite as a command. The exit status is 0 if nothing failed.
+pub(crate) fn run(options: &E2eOptions) -> ExitCode {
+    let screen = Screen::beside_json(options.json);
+    if let Err(reason) = install::provide(NEEDS, screen) {
+        screen.line(&format!("error: {reason}"));
+        return ExitCode::FAILURE;
+    }
+    let report = match play(options, Some(screen)) {
+        Ok(report) => report,
+        Err(reason) => {
+            screen.line(&format!("error: {reason}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    if options.json {
+        Screen::Output.line(&report.json().to_string());
+    }
+    if report.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Builds what is needed and plays the suite; the lines it prints go to `echo` as they come.
+///
+/// # Errors
+///
+/// Why it could not be played to its end.
+pub(crate) fn play(options: &E2eOptions, echo: Option<Screen>) -> Result<Report, String> {
+    let built = suite::build(echo)?;
+    let mut arguments = Vec::new();
+    for name in &options.only {
+        arguments.extend(["--only".to_owned(), name.clone()]);
+    }
+    if options.verbose {
+        arguments.push("--verbose".into());
+    }
+    if options.list {
+        return suite::run_here(&built, &["--list".to_owned()], echo);
+    }
+    let image = image::make(&built)?;
+    if host::has_stock_kvm() {
+        let scratch = built.folder.join("scratch");
+        std::fs::create_dir_all(&scratch)
+            .map_err(|error| format!("{}: {error}", scratch.display()))?;
+        arguments.extend(suite::places(&image, &scratch));
+        return suite::run_here(&built, &arguments, echo);
+    }
+    host::run(&built, &image, &arguments, echo)
+}

@@ -1,0 +1,166 @@
+//! The suite's program: how it is built and run, and what it says.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use crate::{process, screen::Screen};
+
+/// What cargo builds for the suite.
+const BUILD: &[&str] = &[
+    "build",
+    "--locked",
+    "--message-format=json-render-diagnostics",
+    "--package=dwcp-e2e",
+    "--package=dwcp",
+    "--bin=dwcp-e2e",
+    "--example=debian_image",
+];
+
+/// The programs, and the folder for what is made with them.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) program: PathBuf,
+    pub(crate) debian_image: PathBuf,
+    pub(crate) folder: PathBuf,
+}
+
+/// What the suite said.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Scenarios that passed.
+    pub(crate) passed: u64,
+    /// Those that did not, and why.
+    pub(crate) failed: Vec<String>,
+    /// All that was printed.
+    pub(crate) transcript: String,
+    /// Where it ran.
+    pub(crate) place: &'static str,
+}
+
+impl Report {
+    /// Reads what the suite printed: a line `ok NAME …` or `FAILED NAME …` for each scenario, `end` after the last.
+    ///
+    /// # Errors
+    ///
+    /// When it did not come to its end.
+    pub(super) fn read(transcript: &str, place: &'static str) -> Result<Self, String> {
+        let mut report = Self {
+            transcript: transcript.to_owned(),
+            place,
+            ..Self::default()
+        };
+        let mut ended = false;
+        for line in transcript.lines().map(str::trim_end) {
+            if line.starts_with("ok ") {
+                report.passed += 1;
+            } else if let Some(what) = line.strip_prefix("FAILED ") {
+                report.failed.push(what.to_owned());
+            } else if line == "end" {
+                ended = true;
+            }
+        }
+        if ended {
+            Ok(report)
+        } else {
+            Err(format!(
+                "the suite did not come to its end ({place}):\n{}",
+                transcript.trim_end()
+            ))
+        }
+    }
+
+    /// The same for machines.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "place": self.place,
+            "passed": self.passed,
+            "failed": self.failed,
+        })
+    }
+}
+
+/// Builds the programs.
+///
+/// # Errors
+///
+/// What cargo says when it cannot.
+pub(super) fn build(echo: Option<Screen>) -> Result<Built, String> {
+    if let Some(screen) = echo {
+        screen.line("building the suite …");
+    }
+    let finished = process::run(&mut process::cargo(BUILD), None)
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if !finished.success {
+        return Err(finished.transcript);
+    }
+    let program = executable(&finished.stdout, "dwcp-e2e")?;
+    // The program is in `<target>/<profile>`.
+    let target = program
+        .ancestors()
+        .nth(2)
+        .ok_or("cargo builds in no folder")?;
+    let folder = target.join("e2e");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(Built {
+        debian_image: executable(&finished.stdout, "debian_image")?,
+        program,
+        folder,
+    })
+}
+
+/// The program with that name among those that cargo says it built.
+fn executable(messages: &str, name: &str) -> Result<PathBuf, String> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .find(|path| path.file_name().is_some_and(|file| file == name))
+        .ok_or_else(|| format!("cargo built no {name}"))
+}
+
+/// The arguments that tell the suite what to boot and where to write.
+pub(super) fn places(image: &Path, scratch: &Path) -> Vec<String> {
+    vec![
+        "--image".into(),
+        image.display().to_string(),
+        "--scratch".into(),
+        scratch.display().to_string(),
+    ]
+}
+
+/// Runs the suite on this host.
+///
+/// # Errors
+///
+/// When it cannot be started, or does not come to its end.
+pub(super) fn run_here(
+    built: &Built,
+    arguments: &[String],
+    echo: Option<Screen>,
+) -> Result<Report, String> {
+    let finished = process::run(Command::new(&built.program).args(arguments), echo)
+        .map_err(|error| format!("cannot run {}: {error}", built.program.display()))?;
+    Report::read(&finished.stdout, "this host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report;
+
+    #[test]
+    fn a_report_counts_scenarios_and_needs_an_end() {
+        let report =
+            Report::read("ok boot 9 s\nnoise\r\nFAILED disk: lost\r\nend\r\n", "x").unwrap();
+        assert_eq!((report.passed, report.failed.len()), (1, 1));
+        assert_eq!(report.failed[0], "disk: lost");
+        let why = Report::read("ok boot\n", "a virtual host").unwrap_err();
+        assert!(
+            why.contains("a virtual host") && why.contains("ok boot"),
+            "{why}"
+        );
+    }
+}
