@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::boot::Image;
 use super::console::Console;
-use super::devices::{Devices, News, Pulse};
+use super::devices::{Bus, Devices, DiskUsage, News, Pulse};
 use super::vcpu::{Control, End, VcpuHandle};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{
@@ -38,6 +38,12 @@ pub(crate) struct DiskConfig {
     pub(crate) path: PathBuf,
     /// Who has locked this file may write the disk.
     pub(crate) lock: PathBuf,
+    /// Names it to the guest; 20 bytes count.
+    pub(crate) serial: String,
+    /// Requests in a second; 0: any number.
+    pub(crate) iops_limit: u64,
+    /// Threads that do them; 0: as many as seem right.
+    pub(crate) io_threads: u32,
 }
 
 /// Called from the machine's threads when something happens; must not block.
@@ -57,6 +63,8 @@ pub(crate) struct Usage {
     pub(crate) exits: u64,
     /// Bytes of host memory the guest's RAM takes now.
     pub(crate) resident: u64,
+    /// What it read and wrote of its disk.
+    pub(crate) disk: DiskUsage,
 }
 
 /// A VM with its memory, devices and vCPU threads. Dropping it ends it, and joins its threads.
@@ -117,10 +125,12 @@ impl Machine {
                 hooks.on_news,
             ))),
         };
+        let bus = Bus::new(&config.name, config.disk.as_ref(), &ram, &vm)?;
         let devices = Arc::new(Devices::new(
             Arc::clone(&vm),
             console.clone(),
             pulse.clone(),
+            bus,
         ));
         let control = Arc::new(Control::new(hooks.on_end));
         let log = Arc::clone(&vm) as Arc<dyn DirtyLog>;
@@ -176,6 +186,16 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes the lock of a disk that another node had, and sees what that wrote.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock_disk`](Self::lock_disk), and of a disk that cannot be opened again.
+    pub(crate) fn take_over_disk(&self, patience: Duration) -> Result<()> {
+        self.lock_disk(patience)?;
+        self.devices.bus().reopen()
+    }
+
     /// Gives the lock of its disk up: another machine may write it from now on.
     pub(crate) fn unlock_disk(&self) {
         debug_assert!(!self.stage().running);
@@ -206,6 +226,7 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.lock().resume()?;
         }
+        self.devices.bus().resume();
         stage.running = true;
         self.control.run();
         Ok(())
@@ -247,7 +268,17 @@ impl Machine {
         let mut stage = self.stage();
         self.control.park(|| self.kick());
         self.control.wait_parked();
+        self.devices.bus().pause();
         stage.running = false;
+    }
+
+    /// Makes durable what the guest wrote to its disk. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(crate) fn flush_disk(&self) -> Result<()> {
+        self.devices.bus().flush()
     }
 
     /// Starts the guest anew, as a reset button does; a paused machine stays paused.
@@ -257,6 +288,7 @@ impl Machine {
             let was_running = stage.running;
             self.control.park(|| self.kick());
             self.control.wait_parked();
+            self.devices.bus().pause();
             stage.running = false;
             stage.loaded = None;
             self.vm.load(&self.power_on)?;
@@ -360,6 +392,7 @@ impl Machine {
             cpu_time: self.vcpus.iter().map(VcpuHandle::cpu_time).sum(),
             exits: self.vcpus.iter().map(VcpuHandle::exits).sum(),
             resident: self.ram.resident().unwrap_or(0),
+            disk: self.devices.bus().disk_usage(),
         }
     }
 

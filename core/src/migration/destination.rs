@@ -659,7 +659,9 @@ impl Driver {
         if let Err(error) = super::begin(&self.faults, super::Phase::Lock) {
             return DestinationInput::LockFailed(error.to_string());
         }
-        let locked = self.machine().and_then(|own| own.lock_disk(DISK_PATIENCE));
+        let locked = self
+            .machine()
+            .and_then(|own| own.take_over_disk(DISK_PATIENCE));
         match locked {
             Ok(()) => DestinationInput::Locked,
             Err(error) => DestinationInput::LockFailed(error.to_string()),

@@ -34,6 +34,7 @@ pub(super) struct EngineOptions {
 /// `copy` returns when it is time to switch, `finish` sends what is left of a paused machine, and its
 /// state. `stopper` ends either from another thread.
 pub(super) struct Engine {
+    machine: Arc<Machine>,
     shared: Arc<Sending>,
     workers: Vec<Worker>,
     rule: SwitchRule,
@@ -77,7 +78,7 @@ impl Stopper {
 impl Engine {
     /// Starts following the machine's changes, and a thread for each channel.
     pub(super) fn start(
-        machine: &Machine,
+        machine: &Arc<Machine>,
         channels: Vec<Blocking>,
         options: EngineOptions,
         progress: Arc<Progress>,
@@ -101,6 +102,7 @@ impl Engine {
             sockets: Arc::new(Mutex::new(sockets)),
         };
         let mut engine = Self {
+            machine: Arc::clone(machine),
             shared,
             workers: Vec::new(),
             rule: SwitchRule::new(options.max_downtime),
@@ -122,6 +124,8 @@ impl Engine {
         #[cfg(test)]
         super::begin(&self.shared.faults, super::Phase::Copy)?;
         while self.live {
+            // In each round, so that little is left to be flushed in the pause.
+            self.machine.flush_disk()?;
             let harvest = self.shared.consumer.harvest()?;
             let pages = harvest.pages.count();
             self.shared.progress.dirtied(pages);

@@ -617,6 +617,7 @@ impl Driver {
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Pause)?;
         self.leaving.machine.pause();
+        self.leaving.machine.flush_disk()?;
         self.marks.stalls = self.leaving.machine.stalls();
         self.marks.paused = Some(Instant::now());
         if let Some(end) = self.leaving.machine.ended() {

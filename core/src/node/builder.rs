@@ -339,6 +339,8 @@ impl NodeBuilder {
             capabilities: NodeCapabilities {
                 huge_pages: true,
                 disk: disks.are_kept(),
+                disk_iops_limit: disks.are_kept(),
+                io_threads: true,
                 ..NodeCapabilities::default()
             },
             labels: self.labels,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{DWCPError, Result};
 use crate::machine::DiskConfig;
 use crate::migration::DiskFacts;
-use crate::model::{VMConfig, new_uuid, validate};
+use crate::model::{VM, VMConfig, new_uuid, validate};
 use crate::storage;
 
 /// What a disk is a whole number of, in bytes: the sector of every protocol.
@@ -110,12 +110,24 @@ impl Disks {
     /// # Errors
     ///
     /// `unsupported` on a node that keeps nothing.
-    pub(super) fn config(&self, vm_id: &str, staged: bool) -> Result<DiskConfig> {
-        let folder = self.folder(vm_id)?;
+    pub(super) fn config(&self, vm: &VM, staged: bool) -> Result<DiskConfig> {
+        let folder = self.folder(&vm.id)?;
         Ok(DiskConfig {
             path: folder.join(if staged { STAGED } else { DISK }),
             lock: folder.join(LOCK),
+            serial: vm.id.clone(),
+            iops_limit: vm.config.disk_iops_limit,
+            io_threads: vm.config.io_threads,
         })
+    }
+
+    /// The file that is locked by who may write the disk of a VM.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` on a node that keeps nothing.
+    pub(super) fn lock_file(&self, vm_id: &str) -> Result<PathBuf> {
+        Ok(self.folder(vm_id)?.join(LOCK))
     }
 
     /// Makes a disk beside that of a VM, of what `from` holds, to take its place.
@@ -403,7 +415,7 @@ mod tests {
         let disks = open(all.path(), &[]);
         disks.make("vm", 4096, None).unwrap();
         disks.finish("vm").unwrap();
-        let path = disks.config("vm", false).unwrap().path;
+        let path = disks.folder("vm").unwrap().join(DISK);
         std::fs::write(&path, b"before").unwrap();
         let from = tempfile::tempfile().unwrap();
         from.write_all_at(b"after", 0).unwrap();

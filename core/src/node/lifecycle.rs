@@ -515,7 +515,7 @@ impl Shared {
         if vm.config.disk == 0 {
             return Ok(None);
         }
-        self.disks.config(&vm.id, false).map(Some)
+        self.disks.config(vm, false).map(Some)
     }
 
     /// Makes the machine of a VM, over fresh memory. `guest` is what its guest sees of the host it was

@@ -31,6 +31,8 @@ pub(super) struct Sample {
     cpu_time: Duration,
     exits: u64,
     resident: u64,
+    /// Bytes of its disk: read, written.
+    disk: (u64, u64),
     /// Pages written, where the guest tells.
     written: Option<u64>,
 }
@@ -44,6 +46,7 @@ impl Sample {
             cpu_time: usage.cpu_time,
             exits: usage.exits,
             resident: usage.resident,
+            disk: (usage.disk.read, usage.disk.written),
             written: machine.pulse().map(|pulse| pulse.pages_written()),
         }
     }
@@ -93,6 +96,8 @@ fn between(first: &Sample, last: &Sample, vm: &VM) -> VMMetrics {
         dirty_pages_per_second: written
             // The count starts anew when the guest does; what it has then was written since.
             .map(|(before, now)| rate(now.checked_sub(before).unwrap_or(now) as f64)),
+        disk_read: last.disk.0,
+        disk_write: last.disk.1,
         vm_exits: last.exits,
         timestamp: Timestamp::now(),
         ..VMMetrics::default()
@@ -192,6 +197,7 @@ mod tests {
             cpu_time: Duration::from_secs(cpu),
             exits: at * 10,
             resident: at << 20,
+            disk: (at, at),
             written: Some(written),
         }
     }

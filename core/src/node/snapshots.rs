@@ -235,8 +235,8 @@ impl Replacing {
 
     /// Nobody else writes the disk that is replaced: for a VM that has no machine. Blocks.
     fn lock(&mut self) -> Result<()> {
-        let disk = self.shared.disks.config(&self.vm_id, true)?;
-        self.lock = Some(DiskLock::take(&disk.lock, DISK_PATIENCE)?);
+        let lock = self.shared.disks.lock_file(&self.vm_id)?;
+        self.lock = Some(DiskLock::take(&lock, DISK_PATIENCE)?);
         Ok(())
     }
 
@@ -312,7 +312,7 @@ fn prepare(
         ..VM::clone(vm)
     };
     let config = match &disk {
-        Some(disk) => Some(shared.disks.config(&disk.vm_id, true)?),
+        Some(_) => Some(shared.disks.config(&as_it_was, true)?),
         None => None,
     };
     let running = shared.machine_of(&as_it_was, guest, config)?;

@@ -1,20 +1,21 @@
-//! What a guest reaches by I/O ports.
+//! What a guest reaches by I/O ports and in memory that is no RAM.
 //!
-//! Each device has a file of its own, with what it does on an access, and how it is saved and
+//! `map` says where what is, `bus` finds what a guest reaches in memory. Each device has a file of its own, with what it does on an access, and how it is saved and
 //! loaded. A device never blocks, and never fails on what a guest does: an access that means
 //! nothing reads as ones and writes nowhere.
 #![forbid(unsafe_code)]
 
+mod bus;
+#[allow(dead_code, reason = "what guests with a kernel of their own find there")]
+mod map;
 mod pulse;
 mod serial;
-#[allow(
-    dead_code,
-    reason = "the machine takes these devices in with the next change"
-)]
+#[allow(dead_code, reason = "what disks do not use other devices will")]
 mod virtio;
 
 use std::sync::Arc;
 
+pub(super) use self::bus::{Bus, DiskUsage};
 pub(crate) use self::pulse::{News, Pulse};
 use self::serial::SerialPort;
 use super::console::Console;
@@ -37,15 +38,27 @@ pub(super) enum Then {
 pub(crate) struct Devices {
     serial: SerialPort,
     pulse: Option<Arc<Pulse>>,
+    bus: Bus,
 }
 
 impl Devices {
     /// The serial port prints to `console`; `pulse` is there for the built-in guest only.
-    pub(super) fn new(vm: Arc<dyn Vm>, console: Console, pulse: Option<Arc<Pulse>>) -> Self {
+    pub(super) fn new(
+        vm: Arc<dyn Vm>,
+        console: Console,
+        pulse: Option<Arc<Pulse>>,
+        bus: Bus,
+    ) -> Self {
         Self {
             serial: SerialPort::new(vm, console),
             pulse,
+            bus,
         }
+    }
+
+    /// What is reached in memory.
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// A vCPU wrote `data` to a port, `width` bytes a time.
@@ -82,7 +95,9 @@ impl Devices {
 
     /// Saves all devices of a machine whose vCPUs are parked.
     pub(super) fn save(&self) -> Vec<Section> {
-        let mut out = vec![self.serial.save()];
+        // These may still raise interrupts of the others, which are saved after them.
+        let mut out = self.bus.save();
+        out.push(self.serial.save());
         out.extend(self.pulse.iter().map(|p| p.save()));
         out
     }
@@ -93,12 +108,13 @@ impl Devices {
         if let Some(pulse) = &self.pulse {
             pulse.load(sections)?;
         }
-        Ok(())
+        self.bus.load(sections)
     }
 
     /// Puts all devices into the state after power-on.
     pub(super) fn reset(&self) {
         self.serial.reset();
+        self.bus.reset();
         if let Some(pulse) = &self.pulse {
             pulse.reset();
         }

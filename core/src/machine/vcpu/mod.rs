@@ -175,12 +175,15 @@ impl Runner {
             Exit::PortIn { port, width } => {
                 self.devices.port_in(self.index, port, width, vcpu.data())
             }
-            Exit::MmioRead { .. } => {
-                // Nothing there: all ones, as an empty bus answers.
-                vcpu.data().fill(0xff);
+            Exit::MmioRead { gpa } => {
+                self.devices.bus().read(gpa, vcpu.data());
                 Then::Continue
             }
-            Exit::MmioWrite { .. } | Exit::Interrupted => Then::Continue,
+            Exit::MmioWrite { gpa } => {
+                self.devices.bus().write(gpa, vcpu.data());
+                Then::Continue
+            }
+            Exit::Interrupted => Then::Continue,
             Exit::Halted => Then::Wait(u32::MAX),
             Exit::TripleFault => Then::End(End::Crashed("triple fault".into())),
             Exit::Failed(why) => Then::End(End::Failed(why)),

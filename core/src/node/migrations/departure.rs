@@ -169,9 +169,11 @@ fn ask(shared: &Arc<Shared>, job: &Job, peer: &Dial) -> Result<()> {
         let target = job.progress.status().target_node;
         let text = Unresolved::Stranger(&why).text(&target, &job.id);
         if job.progress.status().error.as_ref() != Some(&text) {
+            // The status last: somebody else who asks at the same time takes it for a sign that all of
+            // this is done.
+            shared.registry.leave_unresolved(&job.vm_id, &text)?;
             job.progress.update(|s| s.error = Some(text.clone()));
             shared.migrations.ended(job);
-            shared.registry.leave_unresolved(&job.vm_id, &text)?;
         }
         return Err(DWCPError::Migration(text));
     }

@@ -1,0 +1,162 @@
+//! What a guest reaches in memory that is no RAM: its virtio devices.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::map::{VIRTIO_SIZE, virtio_base, virtio_gsi};
+use super::virtio::{Block, BlockConfig, FileDisk, MmioDevice, Place, Virtio, Workers};
+use crate::error::{DWCPError, Result};
+use crate::hypervisor::{Section, Vm};
+use crate::machine::machine::DiskConfig;
+use crate::memory::GuestRam;
+
+/// Threads of a disk whose config names no number: while one waits for the host's file the other takes
+/// the next request.
+const IO_THREADS: u8 = 2;
+
+/// The numbers of the devices, which say where they are ([`map`](super::map)). Part of the saved format.
+const DISK: u32 = 0;
+
+/// The devices in memory.
+#[derive(Default)]
+pub(in crate::machine) struct Bus {
+    /// With their numbers.
+    devices: Vec<(u32, Arc<dyn MmioDevice>)>,
+    disk: Option<Arc<Virtio<Block>>>,
+}
+
+/// What a guest has read and written of its disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DiskUsage {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+}
+
+impl Bus {
+    /// The devices of a machine; their threads are named after `name`.
+    ///
+    /// # Errors
+    ///
+    /// `io` naming the disk that cannot be opened, `resource_limit` for threads.
+    pub(in crate::machine) fn new(
+        name: &str,
+        disk: Option<&DiskConfig>,
+        ram: &Arc<GuestRam>,
+        vm: &Arc<dyn Vm>,
+    ) -> Result<Self> {
+        let mut bus = Self::default();
+        if let Some(config) = disk {
+            let file = FileDisk::open(&config.path, false)
+                .map_err(|error| DWCPError::Io(format!("{}: {error}", config.path.display())))?;
+            let block = BlockConfig {
+                read_only: false,
+                serial: config.serial.clone(),
+                iops_limit: config.iops_limit,
+            };
+            let threads = match config.io_threads {
+                0 => IO_THREADS,
+                count => u8::try_from(count).unwrap_or(u8::MAX),
+            };
+            let disk = Arc::new(Virtio::new(
+                &format!("{name}/disk"),
+                place(DISK),
+                Block::new(Arc::new(file), &block)?,
+                ram,
+                vm,
+                Workers::Threads(threads),
+            )?);
+            bus.devices
+                .push((DISK, Arc::clone(&disk) as Arc<dyn MmioDevice>));
+            bus.disk = Some(disk);
+        }
+        Ok(bus)
+    }
+
+    /// A vCPU reads memory that is no RAM: where nothing is, ones, as an empty bus answers.
+    pub(in crate::machine) fn read(&self, gpa: u64, data: &mut [u8]) {
+        match self.find(gpa) {
+            Some((device, offset)) => device.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// A vCPU writes memory that is no RAM.
+    pub(in crate::machine) fn write(&self, gpa: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.find(gpa) {
+            device.write(offset, data);
+        }
+    }
+
+    fn find(&self, gpa: u64) -> Option<(&dyn MmioDevice, u64)> {
+        self.devices.iter().find_map(|(index, device)| {
+            let offset = gpa.checked_sub(virtio_base(*index))?;
+            (offset < VIRTIO_SIZE).then_some((&**device, offset))
+        })
+    }
+
+    /// Ends all work of the devices, whose vCPUs are parked.
+    pub(in crate::machine) fn pause(&self) {
+        for (_, device) in &self.devices {
+            device.pause();
+        }
+    }
+
+    /// Lets the devices work.
+    pub(in crate::machine) fn resume(&self) {
+        for (_, device) in &self.devices {
+            device.resume();
+        }
+    }
+
+    pub(super) fn reset(&self) {
+        for (_, device) in &self.devices {
+            device.reset();
+        }
+    }
+
+    pub(super) fn save(&self) -> Vec<Section> {
+        let devices = self.devices.iter();
+        devices.flat_map(|(_, device)| device.save()).collect()
+    }
+
+    pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
+        for (_, device) in &self.devices {
+            device.load(sections)?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what the guest wrote.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(in crate::machine) fn flush(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.flush())
+    }
+
+    /// Sees what another host wrote to the disk. Before the guest runs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(in crate::machine) fn reopen(&self) -> Result<()> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.reopen())
+    }
+
+    /// What was read and written so far.
+    pub(in crate::machine) fn disk_usage(&self) -> DiskUsage {
+        let counters = self.disk.as_ref().map(|disk| disk.counters());
+        counters.map_or_else(DiskUsage::default, |counters| DiskUsage {
+            read: counters.bytes_read,
+            written: counters.bytes_written,
+        })
+    }
+}
+
+fn place(index: u32) -> Place {
+    Place {
+        instance: index,
+        gsi: virtio_gsi(index),
+    }
+}
