@@ -119,9 +119,13 @@ impl Bridge {
             operation.cancel();
         }
     }
+}
 
+// A block of its own: what is left out of one by `cfg` is registered with JavaScript all the same.
+#[cfg(debug_assertions)]
+#[napi]
+impl Bridge {
     /// A task that panics, for the test that this is an error and not the end of the program.
-    #[cfg(debug_assertions)]
     #[napi]
     pub fn panic(&self, tag: i64, late: bool) -> Result<Option<Payload>, Thrown> {
         self.start(tag, ("panic", None), || {
