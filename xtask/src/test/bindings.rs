@@ -43,7 +43,7 @@ pub(super) const BUILD: &[&str] = &[
 /// # Errors
 ///
 /// When there is none.
-pub(super) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
+pub(crate) fn built(messages: &str, name: &str) -> Result<PathBuf, String> {
     let files = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -76,7 +76,7 @@ pub(super) fn folder(library: &Path, language: &str) -> Result<PathBuf, String> 
 }
 
 /// A command in the folder of the workspace.
-pub(super) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(process::workspace_root());
     command
