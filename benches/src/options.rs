@@ -11,6 +11,8 @@ pub enum Invocation {
     Measure {
         /// How many runs, at least 1.
         runs: Option<u32>,
+        /// The words of its own: each with its value, in the order they were given.
+        words: Vec<(&'static str, String)>,
     },
     /// To be the other process of a measurement under way.
     Helper {
@@ -21,21 +23,22 @@ pub enum Invocation {
     },
 }
 
-/// Reads the command line of this process.
+/// Reads the command line of this process. `own` are the words, each with a value, that only this measurement takes.
 ///
 /// # Errors
 ///
 /// For a word that is not known, a value that is missing, not Unicode, or no number from 1.
-pub fn read() -> Result<Invocation, Failure> {
+pub fn read(own: &[&'static str]) -> Result<Invocation, Failure> {
     let words: Result<Vec<String>, OsString> =
         env::args_os().skip(1).map(OsString::into_string).collect();
     let words = words.map_err(|word| format!("'{}' is not valid Unicode", word.display()))?;
-    parse(words)
+    parse(own, words)
 }
 
-fn parse(words: Vec<String>) -> Result<Invocation, Failure> {
+fn parse(own: &[&'static str], words: Vec<String>) -> Result<Invocation, Failure> {
     let mut words = words.into_iter();
     let mut runs = None;
+    let mut found = Vec::new();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--runs" => {
@@ -53,10 +56,18 @@ fn parse(words: Vec<String>) -> Result<Invocation, Failure> {
                 let arguments = words.collect();
                 return Ok(Invocation::Helper { role, arguments });
             }
-            other => return Err(format!("'{other}' is not known; there is --runs N").into()),
+            other => {
+                let Some(known) = own.iter().find(|known| **known == other) else {
+                    return Err(format!("'{other}' is not known; there is --runs N").into());
+                };
+                let value = words
+                    .next()
+                    .ok_or_else(|| format!("{known} needs a value"))?;
+                found.push((*known, value));
+            }
         }
     }
-    Ok(Invocation::Measure { runs })
+    Ok(Invocation::Measure { runs, words: found })
 }
 
 #[cfg(test)]
@@ -65,13 +76,22 @@ mod tests {
 
     fn parse(line: &str) -> Result<Invocation, String> {
         let words = line.split_whitespace().map(str::to_owned).collect();
-        super::parse(words).map_err(|error| error.to_string())
+        super::parse(&["--program"], words).map_err(|error| error.to_string())
     }
 
     #[test]
     fn runs_and_helpers_are_understood() {
-        assert_eq!(parse(""), Ok(Invocation::Measure { runs: None }));
-        assert_eq!(parse("--runs 3"), Ok(Invocation::Measure { runs: Some(3) }));
+        let measure = |runs, words| Ok(Invocation::Measure { runs, words });
+        assert_eq!(parse(""), measure(None, vec![]));
+        assert_eq!(parse("--runs 3"), measure(Some(3), vec![]));
+        let words = vec![
+            ("--program", "a=b".to_owned()),
+            ("--program", "c".to_owned()),
+        ];
+        assert_eq!(
+            parse("--program a=b --runs 3 --program c"),
+            measure(Some(3), words)
+        );
         assert_eq!(
             parse("--helper serve a b"),
             Ok(Invocation::Helper {
@@ -89,6 +109,7 @@ mod tests {
             ("--runs many", "'many'"),
             ("--helper", "needs a value"),
             ("--fast", "--fast"),
+            ("--program", "needs a value"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(word), "{line:?}: {error}");

@@ -3,6 +3,7 @@ package dwcp
 import (
 	"encoding/json"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -15,12 +16,20 @@ type reader struct {
 	json []byte
 	at   int
 	bad  bool
+	last lasting
 }
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
 
 // decode reads all of json with read.
 func decode(json []byte, read func(*reader)) error {
-	r := reader{json: json}
-	read(&r)
+	r := readers.Get().(*reader)
+	defer func() {
+		r.json = nil
+		readers.Put(r)
+	}()
+	r.json, r.at, r.bad = json, 0, false
+	read(r)
 	r.skipSpace()
 	if r.bad || r.at != len(json) {
 		return &Error{Code: CodeSerialization, Message: "the answer is no valid JSON at byte " + strconv.Itoa(r.at)}

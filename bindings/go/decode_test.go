@@ -79,6 +79,68 @@ func TestTheReaderReadsAsTheTagsSay(t *testing.T) {
 	}
 }
 
+func TestWhatIsReadAgainIsEqualAndApart(t *testing.T) {
+	read := func(text string) (vm VM) {
+		t.Helper()
+		// Not that of the pool, which another test may have had.
+		r := reader{json: []byte(text)}
+		for i := 0; i < 3; i++ {
+			r.at, vm = 0, VM{}
+			r.vm(&vm)
+		}
+		if r.bad || !strings.Contains(text, string(r.last.config.text)) || len(r.last.config.text) < 2 {
+			t.Fatal("not read again")
+		}
+		other := VM{}
+		r.at = 0
+		r.vm(&other)
+		if !reflect.DeepEqual(vm, other) {
+			t.Fatalf("%+v\n%+v", vm, other)
+		}
+		apart(t, "VM", reflect.ValueOf(vm), reflect.ValueOf(other))
+		return vm
+	}
+	var tags VM
+	if err := json.Unmarshal([]byte(fullVM), &tags); err != nil {
+		t.Fatal(err)
+	}
+	if vm := read(fullVM); utc(t, vm) != utc(t, tags) {
+		t.Fatalf("%s\n%s", utc(t, vm), utc(t, tags))
+	}
+	if vm := read(`{"config":{},"labels":{},"annotations":{}}`); !reflect.DeepEqual(vm, VM{}) {
+		t.Fatalf("%+v", vm)
+	}
+	r := reader{}
+	for _, name := range []string{"a", "b", "b", "", "ü"} {
+		r.json, r.at = []byte(`{"id":"`+name+`","config":{"name":"`+name+`"},"labels":{"n":"`+name+`"}}`), 0
+		var vm VM
+		r.vm(&vm)
+		if r.bad || vm.ID != name || vm.Config.Name != name || vm.Labels["n"] != name {
+			t.Fatalf("%s: %+v", name, vm)
+		}
+	}
+}
+
+// apart fails where two values share something that can be changed.
+func apart(t *testing.T, path string, a, b reflect.Value) {
+	t.Helper()
+	switch a.Kind() {
+	case reflect.Struct:
+		for i := 0; i < a.NumField(); i++ {
+			if field := a.Type().Field(i); field.IsExported() {
+				apart(t, path+"."+field.Name, a.Field(i), b.Field(i))
+			}
+		}
+	case reflect.Map, reflect.Slice, reflect.Pointer:
+		if !a.IsNil() && a.Pointer() == b.Pointer() {
+			t.Errorf("%s is shared", path)
+		}
+		if a.Kind() == reflect.Pointer && !a.IsNil() {
+			apart(t, path, a.Elem(), b.Elem())
+		}
+	}
+}
+
 func TestWhatIsCutOffIsAnError(t *testing.T) {
 	for cut := range fullVM {
 		var vm VM

@@ -14,15 +14,15 @@ func (r *reader) vm(vm *VM) {
 	for first := true; r.next(&name, &first); {
 		switch string(name) {
 		case "id":
-			vm.ID = r.text()
+			vm.ID = r.known(&r.last.id)
 		case "name":
-			vm.Name = r.text()
+			vm.Name = r.known(&r.last.name)
 		case "state":
 			vm.State = r.state()
 		case "config":
-			r.config(&vm.Config)
+			r.last.config.read(r, &vm.Config, (*reader).config, (*VMConfig).clone)
 		case "node":
-			vm.Node = r.text()
+			vm.Node = r.known(&r.last.node)
 		case "created_at":
 			vm.CreatedAt = r.time()
 		case "updated_at":
@@ -37,9 +37,9 @@ func (r *reader) vm(vm *VM) {
 				r.metrics(vm.Metrics)
 			}
 		case "labels":
-			vm.Labels = r.pairs()
+			r.last.labels.read(r, &vm.Labels, (*reader).pairsInto, clonePairs)
 		case "annotations":
-			vm.Annotations = r.pairs()
+			r.last.annotations.read(r, &vm.Annotations, (*reader).pairsInto, clonePairs)
 		case "reason":
 			vm.Reason = r.text()
 		case "addresses":
@@ -249,13 +249,13 @@ func (r *reader) event(event *VMEvent) {
 		case "seq":
 			event.Seq = r.unsigned()
 		case "type":
-			event.Type = VMEventType(r.text())
+			event.Type = VMEventType(r.known(&r.last.kind))
 		case "vm":
 			r.vm(&event.VM)
 		case "timestamp":
 			event.Timestamp = r.time()
 		case "message":
-			event.Message = r.text()
+			event.Message = r.known(&r.last.message)
 		case "store":
 			event.Store = r.text()
 		case "count":

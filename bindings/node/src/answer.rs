@@ -7,6 +7,7 @@ use napi::bindgen_prelude::{Buffer, Either};
 use serde_json::json;
 
 use crate::case::camel;
+use crate::write;
 
 /// An answer: JSON, or what a console printed. Empty where there is nothing to say: the operation is
 /// done, or the stream has ended.
@@ -30,7 +31,12 @@ impl Answer {
 
     /// JSON as the protocol has it.
     pub(crate) fn json(json: &[u8]) -> Result<Answer> {
-        match String::from_utf8(camel(json)) {
+        Self::written(camel(json))
+    }
+
+    /// JSON as JavaScript has it.
+    fn written(json: Vec<u8>) -> Result<Answer> {
+        match String::from_utf8(json) {
             Ok(text) => Ok(Answer::Text(text)),
             Err(error) => Err(DWCPError::Serialization(error.to_string()).into()),
         }
@@ -39,6 +45,8 @@ impl Answer {
     pub(crate) fn outcome(outcome: &Outcome) -> Result<Answer> {
         match outcome {
             Outcome::Done => Ok(Answer::done()),
+            Outcome::VM(vm) => Self::written(write::json(vm)?),
+            Outcome::VMs(vms) => Self::written(write::json(vms)?),
             other => Answer::json(&other.to_json()?),
         }
     }
@@ -46,6 +54,14 @@ impl Answer {
     pub(crate) fn batch(batch: &Batch) -> Result<Answer> {
         if batch.is_end() {
             return Ok(Answer::done());
+        }
+        if matches!(batch.0.first(), Some(Item::Event(_))) {
+            // A stream has items of one kind.
+            let events = batch.0.iter().filter_map(|item| match item {
+                Item::Event(event) => Some(&**event),
+                _ => None,
+            });
+            return Self::written(write::events(events)?);
         }
         let bytes = batch.to_json()?;
         if matches!(batch.0.first(), Some(Item::Console(_))) {

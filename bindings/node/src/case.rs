@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// The fields whose keys are a user's.
-const MAPS: &[&[u8]] = &[b"labels", b"annotations", b"node_selector"];
+pub(crate) const MAPS: &[&[u8]] = &[b"labels", b"annotations", b"node_selector"];
 
 /// What is being read between two braces or brackets.
 #[derive(Clone, Copy, PartialEq)]
@@ -76,7 +76,8 @@ fn end_of_text(json: &[u8], start: usize) -> usize {
     json.len()
 }
 
-fn push_camel(out: &mut Vec<u8>, text: &[u8]) {
+/// Adds a key in camel case.
+pub(crate) fn push_camel(out: &mut Vec<u8>, text: &[u8]) {
     let mut raise = false;
     for &byte in text {
         if byte == b'_' {

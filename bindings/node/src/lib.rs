@@ -19,3 +19,4 @@ mod case;
 mod client;
 mod node;
 mod stream;
+mod write;

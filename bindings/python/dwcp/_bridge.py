@@ -41,9 +41,14 @@ os.register_at_fork(after_in_child=_in_child)
 
 async def run(work: Work) -> Any:
     """Does it, and waits. Taken back when the task that waits is cancelled."""
+    begun = work.begin()
+    if begun is not work:
+        # There was nothing to wait for.
+        return begun
     loop = asyncio.get_running_loop()
     bridge = _bridges.get(loop) or bridge_of(loop)
-    future: asyncio.Future[Any] = bridge.run(work, loop.create_future())
+    future: asyncio.Future[Any] = loop.create_future()
+    bridge.run(work, future)
     try:
         return await future
     except asyncio.CancelledError:

@@ -1,6 +1,6 @@
 """The private native module. Everything public is in `dwcp`."""
 
-from typing import Any, Callable, List, Optional, Sequence, Tuple, TypeVar, final
+from typing import Any, Callable, List, Optional, Sequence, Tuple, final
 
 from dwcp.errors import DWCPError
 from dwcp.model import ClientMetrics
@@ -10,6 +10,7 @@ __all__ = [
     "Bridge",
     "Client",
     "Node",
+    "Rest",
     "Stream",
     "Work",
     "block",
@@ -18,18 +19,17 @@ __all__ = [
     "example_error",
 ]
 
-_F = TypeVar("_F")
-
 version: str
 
 @final
-class Work: ...
+class Work:
+    def begin(self) -> Any: ...
 
 @final
 class Bridge:
     def __new__(cls) -> Bridge: ...
     def fileno(self) -> int: ...
-    def run(self, work: Work, future: _F) -> _F: ...
+    def run(self, work: Work, future: object) -> None: ...
     def pull(self, work: Work, sink: object) -> Optional[List[Any]]: ...
     def cancel(self, future: object) -> None: ...
     def drain(self) -> None: ...
@@ -68,10 +68,14 @@ class Node:
     def add_key(self, name: str, key: str, role: str) -> Work: ...
     def remove_key(self, name: str) -> Work: ...
 
+@final
+class Rest:
+    def fields(self) -> List[Any]: ...
+
 def block(work: Work) -> Any: ...
 def register(
     error: Callable[[str, str, bool, Optional[str], Optional[str]], DWCPError],
-    classes: Sequence[Tuple[str, object, Sequence[Tuple[str, object]]]],
+    classes: Sequence[Tuple[str, object, Sequence[Tuple[str, object]], int]],
 ) -> None: ...
 def codes() -> List[str]: ...
 def example_error(code: str) -> DWCPError: ...

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
 
 from . import _dwcp, config, enums, model
+from ._lazy import Lazy
 from .config import Duration
 from .errors import ConfigError, from_code
 
@@ -132,4 +133,12 @@ _CLASSES: Tuple[Type[Any], ...] = (
     model.VMMetrics,
 )
 
-_dwcp.register(from_code, [(kind.__name__, kind, _kinds(kind)) for kind in _CLASSES])
+
+def _early(kind: Type[Any]) -> int:
+    """How many fields its objects have from the start."""
+    return kind._early if issubclass(kind, Lazy) else len(dataclasses.fields(kind))
+
+
+_dwcp.register(
+    from_code, [(kind.__name__, kind, _kinds(kind), _early(kind)) for kind in _CLASSES]
+)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Dict, List, Optional
 
+from ._lazy import Lazy, lazy
 from .config import NodeLimits, VMConfig
 from .enums import HealthStatus, MigrationMode, MigrationState, VMEventType, VMState
 
@@ -34,8 +35,9 @@ class VMMetrics:
     stall_us: int = 0
 
 
+@lazy(early=3)
 @dataclass
-class VM:
+class VM(Lazy):
     """A VM as its node sees it. `reason` says why it is failed, paused or waiting."""
 
     id: str = ""
@@ -54,8 +56,9 @@ class VM:
     addresses: List[str] = field(default_factory=list)
 
 
+@lazy(early=2)
 @dataclass
-class VMEvent:
+class VMEvent(Lazy):
     """Something that happened to a VM. One of type `lost` says how many events are missing (`count`)."""
 
     seq: int = 0

@@ -52,20 +52,15 @@ impl Bridge {
         self.ended.fd()
     }
 
-    /// Does it, for an asyncio future, which is given back. It has its result already where there was
-    /// nothing to wait for; an error of that kind is raised.
-    fn run<'py>(
-        &self,
-        py: Python<'py>,
-        work: &Work,
-        future: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let waiter = || Waiter::Future(future.clone().unbind());
-        if let Some(end) = self.begin(py, work, future.as_ptr() as usize, waiter)? {
-            let value = end.into_object(py)?;
-            future.call_method1(intern!(py, "set_result"), (value,))?;
-        }
-        Ok(future)
+    /// Does what was begun and waits, for an asyncio future.
+    fn run(&self, py: Python<'_>, work: &Work, future: &Bound<'_, PyAny>) -> PyResult<()> {
+        let tag = future.as_ptr() as usize;
+        let ended = Arc::clone(&self.ended);
+        let operation = task::spawn(work.take()?, move |end| ended.push((tag, end)))
+            .map_err(|failure| exception(py, &failure))?;
+        let waiter = Waiter::Future(future.clone().unbind());
+        self.pending().insert(tag, Pending { waiter, operation });
+        Ok(())
     }
 
     /// Does it, for an object whose method `arrived(value, error)` is called at the end; or gives the
@@ -76,9 +71,17 @@ impl Bridge {
         work: &Work,
         sink: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let waiter = || Waiter::Sink(sink.clone().unbind());
-        let end = self.begin(py, work, sink.as_ptr() as usize, waiter)?;
-        end.map(|end| end.into_object(py)).transpose()
+        let tag = sink.as_ptr() as usize;
+        let ended = Arc::clone(&self.ended);
+        match task::start(work.take()?, move |end| ended.push((tag, end))) {
+            Err(failure) | Ok(Started::Ended(Err(failure))) => Err(exception(py, &failure)),
+            Ok(Started::Ended(Ok(end))) => end.into_object(py).map(Some),
+            Ok(Started::Running(operation)) => {
+                let waiter = Waiter::Sink(sink.clone().unbind());
+                self.pending().insert(tag, Pending { waiter, operation });
+                Ok(None)
+            }
+        }
     }
 
     /// Takes the work of that future back.
@@ -121,26 +124,6 @@ impl Bridge {
 impl Bridge {
     fn pending(&self) -> MutexGuard<'_, HashMap<usize, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(
-        &self,
-        py: Python<'_>,
-        work: &Work,
-        tag: usize,
-        waiter: impl FnOnce() -> Waiter,
-    ) -> PyResult<Option<End>> {
-        let work = work.take()?;
-        let ended = Arc::clone(&self.ended);
-        match task::start(work, move |end| ended.push((tag, end))) {
-            Err(failure) | Ok(Started::Ended(Err(failure))) => Err(exception(py, &failure)),
-            Ok(Started::Ended(Ok(end))) => Ok(Some(end)),
-            Ok(Started::Running(operation)) => {
-                let waiter = waiter();
-                self.pending().insert(tag, Pending { waiter, operation });
-                Ok(None)
-            }
-        }
     }
 }
 

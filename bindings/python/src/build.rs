@@ -1,7 +1,8 @@
 //! The core's structs as objects of the package.
 //!
 //! A serializer that knows the package's classes: a struct is a call of the class of its name with all
-//! fields by position, which is several times as fast as JSON and a parser.
+//! fields by position, which is several times as fast as JSON and a parser. VMs and events have a few of their fields
+//! only; `rest` makes the others when they are asked for, by the same serializer.
 
 use std::fmt::Display;
 
@@ -9,38 +10,67 @@ use dwcp::{Item, Outcome, VMEvent};
 use dwcp_bindings_support::Batch;
 use pyo3::IntoPyObjectExt as _;
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use serde::ser::{self, Impossible, Serialize};
+use serde::ser::{self, Impossible, Serialize, SerializeStruct as _};
 
-use crate::registry::{Class, Kind, Registry};
+use crate::registry::{Class, Field, Kind, Registry};
+use crate::rest::{Kept, Rest};
 
 type Object<'py> = Bound<'py, PyAny>;
 
 /// Any value of the core.
 pub(crate) fn object<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Object<'py>> {
+    part(py, value, Wanted::All)
+}
+
+/// That of it.
+pub(crate) fn part<'py>(
+    py: Python<'py>,
+    value: &impl Serialize,
+    wanted: Wanted,
+) -> PyResult<Object<'py>> {
     let maker = Maker {
         py,
         registry: Registry::get(py)?,
+        wanted,
     };
     value.serialize(maker).map_err(|Failed(error)| error)
 }
 
+/// What of a struct is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted {
+    /// An object of its class, with all fields.
+    All,
+    /// One with the fields that it has from the start.
+    Early,
+    /// The values of the other fields, in a list.
+    Late,
+}
+
 /// An answer; `None` where there is nothing to say.
-pub(crate) fn outcome<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Object<'py>> {
+pub(crate) fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Object<'_>> {
     match outcome {
         Outcome::Done => Ok(py.None().into_bound(py)),
-        Outcome::VM(vm) => object(py, vm),
-        Outcome::VMs(vms) | Outcome::Page { vms, .. } => object(py, vms),
-        Outcome::Metrics(metrics) => object(py, metrics),
-        Outcome::Guest(report) => object(py, report),
-        Outcome::Migration(status) => object(py, status),
-        Outcome::Migrations(all) => object(py, all),
-        Outcome::Plan(plan) => object(py, plan),
-        Outcome::Snapshot(snapshot) => object(py, snapshot),
-        Outcome::Snapshots(all) => object(py, all),
-        Outcome::Health(health) => object(py, health),
-        Outcome::Node(node) => object(py, node),
+        Outcome::VM(vm) => Rest::object(py, Kept::VM(vm)),
+        Outcome::VMs(vms) | Outcome::Page { vms, .. } => {
+            let list = PyList::empty(py);
+            for vm in vms {
+                list.append(Rest::object(py, Kept::VM(Box::new(vm)))?)?;
+            }
+            Ok(list.into_any())
+        }
+        Outcome::Metrics(metrics) => object(py, &metrics),
+        Outcome::Guest(report) => object(py, &report),
+        Outcome::Migration(status) => object(py, &status),
+        Outcome::Migrations(all) => object(py, &all),
+        Outcome::Plan(plan) => object(py, &plan),
+        Outcome::Snapshot(snapshot) => object(py, &snapshot),
+        Outcome::Snapshots(all) => object(py, &all),
+        Outcome::Health(health) => object(py, &health),
+        Outcome::Node(node) => object(py, &node),
         other => Err(PyTypeError::new_err(format!(
             "dwcp: an answer this version does not know: {other:?}"
         ))),
@@ -48,43 +78,42 @@ pub(crate) fn outcome<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Objec
 }
 
 /// Items of a stream, the last one first, for whoever takes them from the end of the list.
-pub(crate) fn batch<'py>(py: Python<'py>, Batch(items): &Batch) -> PyResult<Object<'py>> {
+pub(crate) fn batch(py: Python<'_>, Batch(items): Batch) -> PyResult<Object<'_>> {
     let list = PyList::empty(py);
-    for made in items.iter().rev() {
+    for made in items.into_iter().rev() {
         list.append(item(py, made)?)?;
     }
     Ok(list.into_any())
 }
 
-fn item<'py>(py: Python<'py>, item: &Item) -> PyResult<Object<'py>> {
+fn item(py: Python<'_>, item: Item) -> PyResult<Object<'_>> {
     match item {
-        Item::Event(made) => event(py, made),
-        Item::Metrics(metrics) => object(py, metrics),
-        Item::Migration(status) => object(py, status),
-        Item::Console(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
+        Item::Event(made) => Rest::object(py, Kept::Event(made)),
+        Item::Metrics(metrics) => object(py, &metrics),
+        Item::Migration(status) => object(py, &status),
+        Item::Console(bytes) => Ok(PyBytes::new(py, &bytes).into_any()),
         other => Err(PyTypeError::new_err(format!(
             "dwcp: an item this version does not know: {other:?}"
         ))),
     }
 }
 
-/// An event, which is no plain struct: what it lost stands beside its other fields.
-fn event<'py>(py: Python<'py>, event: &VMEvent) -> PyResult<Object<'py>> {
-    let registry = Registry::get(py)?;
-    let mut fields = Fields::new(py, registry, registry.class("VMEvent")?);
-    let lost = event.lost;
-    let add = |fields: &mut Fields<'py>| -> Result<(), Failed> {
-        fields.add("seq", &event.seq)?;
-        fields.add("type", &event.event_type)?;
-        fields.add("vm", &event.vm)?;
-        fields.add("timestamp", &event.timestamp)?;
-        fields.add("message", &event.message)?;
-        fields.add("store", &event.store)?;
-        fields.add("count", &lost.map(|lost| lost.count))?;
-        fields.add("next", &lost.map(|lost| lost.next))
-    };
-    add(&mut fields).map_err(|Failed(error)| error)?;
-    fields.make().map_err(|Failed(error)| error)
+/// An event without its VM. It is no plain struct: what it lost stands beside its other fields.
+pub(crate) struct Event<'e>(pub(crate) &'e VMEvent);
+
+impl Serialize for Event<'_> {
+    fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (event, lost) = (self.0, self.0.lost);
+        let mut fields = serializer.serialize_struct("VMEvent", 7)?;
+        fields.serialize_field("seq", &event.seq)?;
+        fields.serialize_field("type", &event.event_type)?;
+        fields.serialize_field("timestamp", &event.timestamp)?;
+        fields.serialize_field("message", &event.message)?;
+        fields.serialize_field("store", &event.store)?;
+        fields.serialize_field("count", &lost.map(|lost| lost.count))?;
+        fields.serialize_field("next", &lost.map(|lost| lost.next))?;
+        fields.end()
+    }
 }
 
 /// An exception, as the error of a serializer.
@@ -117,31 +146,44 @@ type Made<'py> = Result<Object<'py>, Failed>;
 struct Maker<'py> {
     py: Python<'py>,
     registry: &'static Registry,
+    wanted: Wanted,
 }
 
 /// The fields of an object that is being made.
 struct Fields<'py> {
     maker: Maker<'py>,
     class: &'static Class,
+    /// Those that are wanted.
+    fields: &'static [Field],
     values: Vec<Object<'py>>,
 }
 
 impl<'py> Fields<'py> {
-    fn new(py: Python<'py>, registry: &'static Registry, class: &'static Class) -> Fields<'py> {
+    fn new(maker: Maker<'py>, class: &'static Class) -> Fields<'py> {
+        let (early, late) = class.fields.split_at(class.early);
+        let fields = match maker.wanted {
+            Wanted::All => &class.fields,
+            Wanted::Early => early,
+            Wanted::Late => late,
+        };
         Fields {
-            maker: Maker { py, registry },
+            maker,
             class,
-            values: Vec::with_capacity(class.fields.len()),
+            fields,
+            values: Vec::with_capacity(fields.len()),
         }
     }
 
-    /// Adds the next field. One that the class does not have is left out.
+    /// Adds the next field. One that is not wanted is left out, such as one that the class does not have.
     fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), Failed> {
         let Some(kind) = self.reach(name) else {
             return Ok(());
         };
         let py = self.maker.py;
-        let value = value.serialize(self.maker)?;
+        let value = value.serialize(Maker {
+            wanted: Wanted::All,
+            ..self.maker
+        })?;
         self.values.push(match kind {
             _ if value.is_none() => value,
             Kind::Plain | Kind::List => value,
@@ -156,35 +198,43 @@ impl<'py> Fields<'py> {
 
     /// The kind of that field, with those before it that were left out in their places.
     fn reach(&mut self, name: &str) -> Option<&'static Kind> {
-        let fields = &self.class.fields;
         let next = self.values.len();
-        if fields.get(next).is_none_or(|(field, _)| field != name) {
-            fields
-                .iter()
-                .skip(next)
-                .position(|(field, _)| field == name)?;
-            while fields[self.values.len()].0 != name {
-                self.leave_out();
-            }
+        let (first, others) = self.fields.get(next..)?.split_first()?;
+        if first.name != name {
+            let between = others.iter().position(|field| field.name == name)?;
+            self.fill(next + 1 + between);
         }
-        fields.get(self.values.len()).map(|(_, kind)| kind)
+        self.fields.get(self.values.len()).map(|field| &field.kind)
     }
 
-    fn leave_out(&mut self) {
+    /// Leaves out what is missing of so many.
+    fn fill(&mut self, count: usize) {
         let py = self.maker.py;
-        let value = match self.class.fields.get(self.values.len()) {
-            Some((_, Kind::List)) => PyList::empty(py).into_any(),
-            _ => py.None().into_bound(py),
-        };
-        self.values.push(value);
+        while let Some(field) = self.fields.get(self.values.len())
+            && self.values.len() < count
+        {
+            self.values.push(match field.kind {
+                Kind::List => PyList::empty(py).into_any(),
+                _ => py.None().into_bound(py),
+            });
+        }
     }
 
     fn make(mut self) -> Made<'py> {
-        while self.values.len() < self.class.fields.len() {
-            self.leave_out();
+        self.fill(self.fields.len());
+        let py = self.maker.py;
+        let class = self.class.make.bind(py);
+        match self.maker.wanted {
+            Wanted::All => Ok(class.call1(PyTuple::new(py, self.values)?)?),
+            Wanted::Early => {
+                let object = class.call_method1(intern!(py, "__new__"), (class,))?;
+                for (field, value) in self.fields.iter().zip(self.values) {
+                    object.setattr(field.key.bind(py), value)?;
+                }
+                Ok(object)
+            }
+            Wanted::Late => Ok(PyList::new(py, self.values)?.into_any()),
         }
-        let values = PyTuple::new(self.maker.py, self.values)?;
-        Ok(self.class.make.bind(self.maker.py).call1(values)?)
     }
 }
 
@@ -350,11 +400,7 @@ impl<'py> ser::Serializer for Maker<'py> {
     }
 
     fn serialize_struct(self, name: &'static str, _: usize) -> Result<Fields<'py>, Failed> {
-        Ok(Fields::new(
-            self.py,
-            self.registry,
-            self.registry.class(name)?,
-        ))
+        Ok(Fields::new(self, self.registry.class(name)?))
     }
 
     fn serialize_tuple(self, _: usize) -> Result<Self::SerializeTuple, Failed> {

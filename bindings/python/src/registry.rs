@@ -6,7 +6,7 @@ use dwcp_bindings_support::{Code, Failure};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 static REGISTRY: PyOnceLock<Registry> = PyOnceLock::new();
 
@@ -21,7 +21,18 @@ pub(crate) struct Class {
     /// Called with all fields by position.
     pub(crate) make: Py<PyAny>,
     /// The fields of the struct, in the order of the class.
-    pub(crate) fields: Vec<(String, Kind)>,
+    pub(crate) fields: Vec<Field>,
+    /// How many of them, from the first on, an object has from the start, where the others are made when one is asked
+    /// for; all, where nothing is made later.
+    pub(crate) early: usize,
+}
+
+/// A field of a class.
+pub(crate) struct Field {
+    pub(crate) name: String,
+    /// The same, as Python has it.
+    pub(crate) key: Py<PyString>,
+    pub(crate) kind: Kind,
 }
 
 /// How a field is made from what the core says.
@@ -53,15 +64,16 @@ impl Registry {
 }
 
 /// The fields of a class, each with what its kind is made from.
-type FieldKinds = Vec<(String, Py<PyAny>)>;
+type FieldKinds<'py> = Vec<(Bound<'py, PyString>, Py<PyAny>)>;
 
-/// Tells the classes: for each its name in the core, what makes one, and its fields with their kinds.
-/// A kind is `None`, `list`, a pair of a dict of words and the member for others, or a function.
+/// Tells the classes: for each its name in the core, what makes one, its fields with their kinds, and how many of them
+/// an object has from the start. A kind is `None`, `list`, a pair of a dict of words and the member for others, or a
+/// function.
 #[pyfunction]
 pub(crate) fn register(
     py: Python<'_>,
     error: Py<PyAny>,
-    classes: Vec<(String, Py<PyAny>, FieldKinds)>,
+    classes: Vec<(String, Py<PyAny>, FieldKinds<'_>, usize)>,
 ) -> PyResult<()> {
     let kind = |kind: Py<PyAny>| -> PyResult<Kind> {
         let bound = kind.bind(py);
@@ -78,13 +90,24 @@ pub(crate) fn register(
         Ok(Kind::Parsed(kind))
     };
     let mut all = HashMap::new();
-    for (name, make, fields) in classes {
-        let fields: PyResult<Vec<(String, Kind)>> = fields
+    for (name, make, fields, early) in classes {
+        let fields: PyResult<Vec<Field>> = fields
             .into_iter()
-            .map(|(name, of)| Ok((name, kind(of)?)))
+            .map(|(key, of)| {
+                Ok(Field {
+                    name: key.to_string(),
+                    key: key.unbind(),
+                    kind: kind(of)?,
+                })
+            })
             .collect();
         let fields = fields?;
-        all.insert(name, Class { make, fields });
+        let class = Class {
+            make,
+            early: early.min(fields.len()),
+            fields,
+        };
+        all.insert(name, class);
     }
     let registry = Registry {
         classes: all,

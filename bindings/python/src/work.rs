@@ -2,11 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dwcp::Outcome;
-use dwcp_bindings_support::task::{self, Started};
+use dwcp_bindings_support::task::{self, Begun, Started};
 use dwcp_bindings_support::{Batch, ClientHandle, NodeHandle, Result, StreamHandle};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -32,8 +32,8 @@ impl End {
     pub(crate) fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         Ok(match self {
             End::Done => py.None().into_bound(py),
-            End::Outcome(outcome) => build::outcome(py, &outcome)?,
-            End::Batch(batch) => build::batch(py, &batch)?,
+            End::Outcome(outcome) => build::outcome(py, outcome)?,
+            End::Batch(batch) => build::batch(py, batch)?,
             End::Client(client) => Bound::new(py, handles::Client(client))?.into_any(),
             End::Stream(stream) => Bound::new(py, handles::Stream(stream))?.into_any(),
             End::Node(node) => Bound::new(py, handles::Node(node))?.into_any(),
@@ -47,6 +47,23 @@ pub(crate) type Future = Pin<Box<dyn std::future::Future<Output = Result<End>> +
 #[pyclass(frozen, module = "dwcp._dwcp")]
 pub(crate) struct Work(Mutex<Option<Future>>);
 
+#[pymethods]
+impl Work {
+    /// Does what needs no waiting, and gives what came of it, or raises it; gives the work itself where there is
+    /// something to wait for.
+    fn begin<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        match task::begin(this.take()?) {
+            Err(failure) | Ok(Begun::Ended(Err(failure))) => Err(exception(py, &failure)),
+            Ok(Begun::Ended(Ok(end))) => end.into_object(py),
+            Ok(Begun::Waits(rest)) => {
+                *this.lock() = Some(rest);
+                Ok(slf.clone().into_any())
+            }
+        }
+    }
+}
+
 impl Work {
     pub(crate) fn new(
         work: impl std::future::Future<Output = Result<End>> + Send + 'static,
@@ -56,9 +73,12 @@ impl Work {
 
     /// What is to be done.
     pub(crate) fn take(&self) -> PyResult<Future> {
-        let mut work = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let done = || PyRuntimeError::new_err("dwcp: the same work twice");
-        work.take().ok_or_else(done)
+        self.lock().take().ok_or_else(done)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Future>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -32,6 +32,6 @@ cd "$package"
 "$python" -m mypy --cache-dir "$work/mypy" dwcp tests/*.py
 MYPYPATH="$root/examples/python/guide" "$python" -m mypy --cache-dir "$work/mypy-examples" \
     "$root"/examples/python/*.py "$root"/examples/python/guide/*.py \
-    "$root"/bindings/conformance/testees/python/testee.py
+    "$root"/bindings/conformance/testees/python/testee.py "$root"/benches/bindings/bench.py
 "$python" -m mypy.stubtest dwcp._dwcp
 exec "$python" -m pytest -o cache_dir="$work/pytest" "$@"

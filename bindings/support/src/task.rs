@@ -40,9 +40,47 @@ pub enum Started<T> {
     Running(Operation),
 }
 
-/// Starts something. What can be done without waiting is done by the calling thread, which saves the way
-/// to another and back; the rest on the runtime, and then `deliver` is called with its end: exactly once,
-/// also after it was cancelled or panicked.
+/// Work that was begun, and waits for something.
+pub type Waiting<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// What came of beginning something.
+pub enum Begun<T> {
+    /// It has ended already: there was nothing to wait for.
+    Ended(Result<T>),
+    /// It waits, until [`spawn`] takes it on.
+    Waits(Waiting<T>),
+}
+
+impl<T> fmt::Debug for Begun<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Begun::Ended(_) => "Ended",
+            Begun::Waits(_) => "Waits",
+        })
+    }
+}
+
+/// Does what can be done without waiting: by the calling thread, which saves the way to another and back.
+///
+/// # Errors
+///
+/// Those of [`runtime::get`]; nothing was done then.
+pub fn begin<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<Begun<T>> {
+    let runtime = runtime::get()?;
+    let mut work: Waiting<T> = Box::pin(caught(work));
+    let _inside = runtime.enter();
+    // Whoever polls it next brings a waker of his own.
+    let polled = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    Ok(match polled {
+        Poll::Ready(end) => Begun::Ended(end),
+        Poll::Pending => Begun::Waits(work),
+    })
+}
+
+/// Starts something. What can be done without waiting is done by the calling thread; the rest on the runtime, and then
+/// `deliver` is called with its end: exactly once, also after it was cancelled or panicked.
 ///
 /// # Errors
 ///
@@ -51,15 +89,10 @@ pub fn start<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
     deliver: impl FnOnce(Result<T>) + Send + 'static,
 ) -> Result<Started<T>> {
-    let runtime = runtime::get()?;
-    let mut work: Pin<Box<dyn Future<Output = Result<T>> + Send>> = Box::pin(caught(work));
-    let inside = runtime.enter();
-    // Whoever polls it next brings a waker of his own.
-    if let Poll::Ready(end) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        return Ok(Started::Ended(end));
-    }
-    drop(inside);
-    Ok(Started::Running(spawn(work, deliver)?))
+    Ok(match begin(work)? {
+        Begun::Ended(end) => Started::Ended(end),
+        Begun::Waits(work) => Started::Running(spawn(work, deliver)?),
+    })
 }
 
 /// The same, all of it on the runtime: `deliver` is called there.

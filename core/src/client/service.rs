@@ -16,6 +16,8 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Items between a producer and its consumer: enough that they need not take turns, and little
 /// enough that a consumer who stops reading costs nothing.
 const BUFFER: usize = 16;
+/// The same of events, which are small and come in bursts: waking each other takes longer than making a few of them.
+const EVENT_BUFFER: usize = 64;
 
 /// The producing end of a stream. An error is the last thing it sends.
 pub(crate) type ItemSink = mpsc::Sender<Result<Item>>;
@@ -54,8 +56,11 @@ impl ItemStream {
     }
 
     /// Both ends of a new stream.
-    pub(crate) fn channel() -> (ItemSink, ItemStream) {
-        let (sink, items) = mpsc::channel(BUFFER);
+    pub(crate) fn channel(subscription: &Subscription) -> (ItemSink, ItemStream) {
+        let (sink, items) = mpsc::channel(match subscription {
+            Subscription::Watch { .. } => EVENT_BUFFER,
+            _ => BUFFER,
+        });
         (sink, ItemStream(items))
     }
 }

@@ -35,7 +35,7 @@ impl Shared {
                 self.limits.max_streams
             ))
         })?;
-        let (sink, stream) = ItemStream::channel();
+        let (sink, stream) = ItemStream::channel(&subscription);
         match subscription {
             Subscription::Watch {
                 vm_id,

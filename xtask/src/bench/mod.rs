@@ -3,9 +3,10 @@
 //! A measurement is a program of the crate `dwcp-benches` that prints one JSON object. It is built optimised and run
 //! here, and [`report`] makes a table of what it prints.
 
+mod bindings;
 mod report;
 
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
@@ -13,6 +14,7 @@ use crate::{
     install::{self, CC},
     process,
     screen::Screen,
+    test::bindings::{built, command},
 };
 
 /// The exit status for something the project names but does not have yet.
@@ -27,6 +29,7 @@ pub(crate) const BENCHES: &[Bench] = &[
         program: Some(Program {
             name: "rpc",
             features: "tonic",
+            packages: &[],
         }),
     },
     Bench {
@@ -35,12 +38,22 @@ pub(crate) const BENCHES: &[Bench] = &[
         program: Some(Program {
             name: "lifecycle",
             features: "",
+            packages: &[],
         }),
     },
     Bench {
         name: "migration",
         about: "move a running VM between two nodes on this host, beside QEMU doing the same",
         program: None,
+    },
+    Bench {
+        name: "bindings",
+        about: "ask for a VM and watch it in Python, TypeScript, Go and C, beside Rust",
+        program: Some(Program {
+            name: "bindings",
+            features: "",
+            packages: bindings::PACKAGES,
+        }),
     },
 ];
 
@@ -61,6 +74,8 @@ struct Program {
     name: &'static str,
     /// The features it is built with, as cargo takes them: the peers that it measures beside us.
     features: &'static str,
+    /// What is built with it as cargo takes it: the language packages, where it measures those.
+    packages: &'static [&'static str],
 }
 
 /// What `cargo xtask bench` was asked.
@@ -103,32 +118,30 @@ fn unsupported(what: &str) -> ExitCode {
 fn measure(program: &Program, options: &BenchOptions) -> Result<(), String> {
     install::provide(&[CC], Screen::Error)?;
     let mut arguments = vec![
-        "run",
+        "build",
         "--release",
         "--quiet",
+        "--message-format=json-render-diagnostics",
         "-p",
         "dwcp-benches",
         "--features",
         program.features,
         "--bin",
         program.name,
-        "--",
     ];
-    let runs = options.runs.map(|runs| runs.to_string());
-    if let Some(runs) = &runs {
-        arguments.extend(["--runs", runs]);
-    }
+    arguments.extend(program.packages);
     Screen::Error.line(&format!("building {}, optimised", program.name));
-    // Its progress, and what cargo says, are for the person in front of it.
-    let output = process::cargo(&arguments)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
-    if !output.status.success() {
-        return Err(output.status.to_string());
+    let messages = output(&mut process::cargo(&arguments))?;
+    let messages = String::from_utf8_lossy(&messages);
+    let mut command = command(built(&messages, program.name)?);
+    if let Some(runs) = options.runs {
+        command.args(["--runs", &runs.to_string()]);
     }
-    let report: Value = serde_json::from_slice(&output.stdout)
+    if !program.packages.is_empty() {
+        command.args(bindings::words(&messages)?);
+    }
+    let output = output(&mut command)?;
+    let report: Value = serde_json::from_slice(&output)
         .map_err(|error| format!("the report is no JSON: {error}"))?;
     let text = if options.json {
         format!("{report}\n")
@@ -137,4 +150,17 @@ fn measure(program: &Program, options: &BenchOptions) -> Result<(), String> {
     };
     Screen::Output.write(&text);
     Ok(())
+}
+
+/// What a command prints. Its progress, and what it complains of, are for the person in front of it.
+fn output(command: &mut Command) -> Result<Vec<u8>, String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", command.get_program().display()))?;
+    if !output.status.success() {
+        return Err(output.status.to_string());
+    }
+    Ok(output.stdout)
 }

@@ -76,7 +76,7 @@ pub(super) fn folder(library: &Path, language: &str) -> Result<PathBuf, String> 
 }
 
 /// A command in the folder of the workspace.
-pub(super) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(process::workspace_root());
     command

@@ -4,7 +4,7 @@
 //! `live_migration` what the example must report, `bindings` what is tried of the C ABI and the language packages, `fuzz`
 //! how the fuzzers are built and called, `summary` adds up and writes it down.
 
-mod bindings;
+pub(crate) mod bindings;
 mod fuzz;
 mod libtest;
 mod live_migration;

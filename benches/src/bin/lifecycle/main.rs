@@ -31,12 +31,12 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let invocation = options::read()?;
+    let invocation = options::read(&[])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let work = match invocation {
-        Invocation::Measure { runs } => runtime.spawn(measure::run(runs)),
+        Invocation::Measure { runs, .. } => runtime.spawn(measure::run(runs)),
         Invocation::Helper { role, .. } if role == "idle" => runtime.spawn(idle::weigh()),
         Invocation::Helper { role, .. } => return Err(format!("no helper '{role}'").into()),
     };

@@ -36,14 +36,14 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let invocation = options::read()?;
+    let invocation = options::read(&[])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()?;
     // Spawned, so that all is done by the workers: this thread only waits.
     let work = match invocation {
-        Invocation::Measure { runs } => runtime.spawn(measure::run(runs)),
+        Invocation::Measure { runs, .. } => runtime.spawn(measure::run(runs)),
         Invocation::Helper { role, arguments } if role == "serve" => {
             runtime.spawn(serve::run(arguments))
         }
