@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod bus;
-#[allow(dead_code, reason = "what guests with a kernel of their own find there")]
+#[allow(
+    dead_code,
+    reason = "what guests with a kernel of their own find there"
+)]
 mod map;
 mod pulse;
 mod serial;
