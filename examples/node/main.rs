@@ -50,6 +50,9 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(dir) = options.data_dir {
         builder = builder.data_dir(dir);
     }
+    if let Some(dir) = options.disk_dir {
+        builder = builder.disk_dir(dir);
+    }
     for (key, role) in options.keys {
         builder = builder.api_key(key, role);
     }

@@ -15,6 +15,8 @@ Prints `READY <address>` once it serves.
                                                                       [127.0.0.1:9000]
   --unix PATH                     a Unix socket to listen on; may be repeated
   --data-dir PATH                 where its state is kept             [in memory]
+  --disk-dir PATH                 where the disks of its VMs are; nodes that hand VMs with disks
+                                  over share it                       [disks/ of the data dir]
   --api-key KEY[:ROLE]            lets a client in; role viewer, operator, admin or node [admin];
                                   may be repeated. Without any, it serves this host only
   --tls-dir PATH                  TLS by an authority and a certificate that are made there
@@ -33,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) name: String,
     pub(crate) listen: Vec<String>,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) disk_dir: Option<PathBuf>,
     pub(crate) keys: Vec<(String, Role)>,
     pub(crate) tls_dir: Option<PathBuf>,
     pub(crate) insecure: bool,
@@ -49,6 +52,7 @@ impl Options {
             name: "node-01".into(),
             listen: Vec::new(),
             data_dir: None,
+            disk_dir: None,
             keys: Vec::new(),
             tls_dir: None,
             insecure: false,
@@ -66,6 +70,7 @@ impl Options {
                 "--listen" => options.listen.push(value()?),
                 "--unix" => options.listen.push(format!("unix:{}", value()?)),
                 "--data-dir" => options.data_dir = Some(value()?.into()),
+                "--disk-dir" => options.disk_dir = Some(value()?.into()),
                 "--api-key" => options.keys.push(key(&value()?)?),
                 "--tls-dir" => options.tls_dir = Some(value()?.into()),
                 "--insecure" => options.insecure = true,
