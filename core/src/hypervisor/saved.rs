@@ -46,6 +46,7 @@ pub(crate) enum Kind {
     SimVcpu = 0x30,
     Serial = 0x40,
     Pulse = 0x41,
+    Power = 0x42,
     /// A virtio device's registers that only its transport has.
     VirtioMmio = 0x50,
     /// What a virtio device has behind any transport: features, status, queues.
@@ -56,7 +57,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Machine,
         Self::MpState,
         Self::Regs,
@@ -75,6 +76,7 @@ impl Kind {
         Self::SimVcpu,
         Self::Serial,
         Self::Pulse,
+        Self::Power,
         Self::VirtioMmio,
         Self::VirtioCore,
         Self::VirtioBlock,

@@ -23,7 +23,7 @@ use super::snapshots;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::HostFacts;
-use crate::machine::{DiskConfig, End, Image, Machine, MachineConfig, News};
+use crate::machine::{DiskConfig, End, Machine, MachineConfig, News};
 use crate::memory::{Backing, GuestRam};
 use crate::model::limits::IMAGE_DEFAULT;
 use crate::model::{StopOptions, VM, VMConfig, VMEventType, VMState, new_uuid};
@@ -177,11 +177,6 @@ impl Shared {
         let Some(Running { machine, run }) = entry.machine() else {
             return Err(no_machine(&entry.id));
         };
-        let Some(pulse) = machine.pulse().cloned() else {
-            return Err(DWCPError::Unsupported(
-                "stop: this guest cannot be asked to stop; use force".into(),
-            ));
-        };
         let change = Change::new(
             VMState::Stopping,
             VMEventType::Stopping,
@@ -189,7 +184,10 @@ impl Shared {
         );
         self.registry.change(&entry.id, change)?;
         let mut bell = run.listen();
-        pulse.ask_off();
+        match machine.pulse() {
+            Some(pulse) => pulse.ask_off(),
+            None => machine.press_power_button()?,
+        }
         if before.state == VMState::Paused {
             // A guest that is held cannot stop by itself.
             let machine = Arc::clone(&machine);
@@ -225,6 +223,10 @@ impl Shared {
                     "stop: VM {} failed before it stopped: {why}",
                     entry.id
                 )))
+            }
+            Some(End::Reset) => {
+                self.settle(entry).await?;
+                self.runs_on(entry, before, machine, timeout).await
             }
             None => self.runs_on(entry, before, machine, timeout).await,
         }
@@ -331,8 +333,15 @@ impl Shared {
     pub(super) async fn reset(self: &Arc<Self>, action: Action) -> Result<()> {
         self.release_from_migration(&action).await?;
         let held = self.hold(&action).await?;
-        let entry = &held.entry;
-        if let Err(error) = self.on_machine(&held, Machine::reset).await {
+        self.restart(&held.entry, &held.vm, "was reset").await
+    }
+
+    /// Starts the guest of a VM anew, in its machine. The lifecycle lock is held.
+    async fn restart(&self, entry: &VmEntry, vm: &VM, message: &str) -> Result<()> {
+        let Some(Running { machine, .. }) = entry.machine() else {
+            return Err(no_machine(&entry.id));
+        };
+        if let Err(error) = self.blocking(move || machine.reset()).await {
             // It may be half of what it was and half of what it is to be: it cannot go on.
             if let Some(machine) = entry.take_machine() {
                 self.end(machine).await?;
@@ -345,8 +354,8 @@ impl Shared {
         entry.with_machine(|_, run| run.reset());
         entry.begin_incarnation();
         let change = Change {
-            reason: held.vm.reason.clone(),
-            ..Change::new(held.vm.state, VMEventType::Reset, "was reset")
+            reason: vm.reason.clone(),
+            ..Change::new(vm.state, VMEventType::Reset, message)
         };
         self.registry.change(&entry.id, change).map(drop)
     }
@@ -416,10 +425,15 @@ impl Shared {
         if matches!(vm.state, VMState::Migrating | VMState::Unknown) {
             return Ok(());
         }
+        if end == End::Reset {
+            // Its machine stays.
+            return self.restart(entry, &vm, "the guest reset itself").await;
+        }
         if let Some(machine) = entry.take_machine() {
             self.end(machine).await?;
         }
         let change = match end {
+            End::Reset => return Ok(()), // has been dealt with
             End::PoweredOff => Change::new(
                 VMState::Stopped,
                 VMEventType::Stopped,
@@ -527,7 +541,8 @@ impl Shared {
         disk: Option<DiskConfig>,
     ) -> Result<Running> {
         let config = &vm.config;
-        let image = Image::find(&config.image, config.memory, &vm.annotations)?;
+        let boots = self.boots(&config.image, config.memory, &vm.annotations)?;
+        let image = boots.image(vm)?;
         let backing = if config.huge_pages {
             Backing::AnonymousHuge
         } else {

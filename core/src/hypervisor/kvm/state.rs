@@ -246,7 +246,7 @@ fn new_xsave(size: usize) -> Result<Xsave> {
 
 // ---- model-specific registers ----
 
-fn msr(index: u32, data: u64) -> kvm_msr_entry {
+pub(super) fn msr(index: u32, data: u64) -> kvm_msr_entry {
     kvm_msr_entry {
         index,
         data,
@@ -277,7 +277,7 @@ fn get_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>> {
 }
 
 /// Writes the registers. One that KVM refuses is an error, unless it holds the value already.
-fn set_msrs(fd: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<()> {
+pub(super) fn set_msrs(fd: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<()> {
     let mut rest = msrs;
     while !rest.is_empty() {
         let piece = &rest[..rest.len().min(MSRS_PER_CALL)];

@@ -72,6 +72,11 @@ impl Bus {
         Ok(bus)
     }
 
+    /// The numbers of the virtio-mmio devices that are there.
+    pub(super) fn virtio(&self) -> Vec<u32> {
+        self.devices.iter().map(|(index, _)| *index).collect()
+    }
+
     /// A vCPU reads memory that is no RAM: where nothing is, ones, as an empty bus answers.
     pub(in crate::machine) fn read(&self, gpa: u64, data: &mut [u8]) {
         match self.find(gpa) {

@@ -1,16 +1,14 @@
-//! What a guest reaches by I/O ports and in memory that is no RAM.
+//! What a guest reaches by I/O ports and by memory that is no RAM.
 //!
-//! `map` says where what is, `bus` finds what a guest reaches in memory. Each device has a file of its own, with what it does on an access, and how it is saved and
+//! `map` says where everything is, `bus` finds what is reached by memory. Each device has a file of its
+//! own, with what it does on an access, and how it is saved and
 //! loaded. A device never blocks, and never fails on what a guest does: an access that means
 //! nothing reads as ones and writes nowhere.
 #![forbid(unsafe_code)]
 
 mod bus;
-#[allow(
-    dead_code,
-    reason = "what guests with a kernel of their own find there"
-)]
-mod map;
+pub(super) mod map;
+pub(super) mod power;
 mod pulse;
 mod serial;
 #[allow(dead_code, reason = "what disks do not use other devices will")]
@@ -19,6 +17,7 @@ mod virtio;
 use std::sync::Arc;
 
 pub(super) use self::bus::{Bus, DiskUsage};
+use self::power::Power;
 pub(crate) use self::pulse::{News, Pulse};
 use self::serial::SerialPort;
 use super::console::Console;
@@ -39,7 +38,9 @@ pub(super) enum Then {
 
 /// The devices of a machine.
 pub(crate) struct Devices {
+    vm: Arc<dyn Vm>,
     serial: SerialPort,
+    power: Power,
     pulse: Option<Arc<Pulse>>,
     bus: Bus,
 }
@@ -53,7 +54,9 @@ impl Devices {
         bus: Bus,
     ) -> Self {
         Self {
-            serial: SerialPort::new(vm, console),
+            serial: SerialPort::new(Arc::clone(&vm), console),
+            power: Power::new(),
+            vm,
             pulse,
             bus,
         }
@@ -72,6 +75,9 @@ impl Devices {
             }
             return Then::Continue;
         }
+        if let (map::POWER_PORT, 1, &[value]) = (port, width, data) {
+            return self.power.write(value);
+        }
         match (&self.pulse, <[u8; 4]>::try_from(data)) {
             (Some(pulse), Ok(value)) => pulse.write(vcpu, port, u32::from_le_bytes(value)),
             _ => Then::Continue,
@@ -85,10 +91,27 @@ impl Devices {
             for bytes in data.chunks_mut(usize::from(width.max(1))) {
                 bytes[0] = self.serial.read(port - serial::PORTS.start);
             }
+        } else if let (map::POWER_PORT, 1, [value]) = (port, width, &mut *data) {
+            *value = self.power.read();
         } else if let (Some(pulse), Ok(value)) = (&self.pulse, <&mut [u8; 4]>::try_from(data)) {
             *value = pulse.read(port).to_le_bytes();
         }
         Then::Continue
+    }
+
+    /// Numbers of the virtio-mmio devices that are there.
+    pub(super) fn virtio(&self) -> Vec<u32> {
+        self.bus.virtio()
+    }
+
+    /// Presses the power button.
+    pub(super) fn press_power_button(&self) -> Result<()> {
+        self.vm.interrupt(map::POWER_BUTTON_GSI)
+    }
+
+    /// How the guest ended itself, if it did and was not reset since.
+    pub(super) fn pending_end(&self) -> Option<End> {
+        self.power.pending()
     }
 
     /// Types on the serial port; how many bytes were taken.
@@ -100,7 +123,7 @@ impl Devices {
     pub(super) fn save(&self) -> Vec<Section> {
         // These may still raise interrupts of the others, which are saved after them.
         let mut out = self.bus.save();
-        out.push(self.serial.save());
+        out.extend([self.serial.save(), self.power.save()]);
         out.extend(self.pulse.iter().map(|p| p.save()));
         out
     }
@@ -108,6 +131,7 @@ impl Devices {
     /// Loads what [`save`](Self::save) saved.
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
         self.serial.load(sections)?;
+        self.power.load(sections)?;
         if let Some(pulse) = &self.pulse {
             pulse.load(sections)?;
         }
@@ -118,6 +142,7 @@ impl Devices {
     pub(super) fn reset(&self) {
         self.serial.reset();
         self.bus.reset();
+        self.power.reset();
         if let Some(pulse) = &self.pulse {
             pulse.reset();
         }

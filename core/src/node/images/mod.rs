@@ -47,6 +47,28 @@ impl Boots {
             Boots::Stored(stored) => Some((stored.disk.as_deref()?, stored.image.disk)),
         }
     }
+
+    /// The same for the machine of a VM.
+    ///
+    /// # Errors
+    ///
+    /// `io` naming the file that cannot be opened, `invalid_config` for what its annotations or files
+    /// say that cannot be.
+    pub(super) fn image(&self, vm: &VM) -> Result<machine::Image> {
+        let Boots::Stored(stored) = self else {
+            let config = &vm.config;
+            return machine::Image::find(&config.image, config.memory, &vm.annotations);
+        };
+        let open = |what, path: &PathBuf| {
+            let file = File::open(path).map_err(at(path))?;
+            machine::BootFile::new(what, file)
+        };
+        let kernel = open("kernel", &stored.kernel)?;
+        let initrd = stored.initrd.as_ref().map(|path| open("initrd", path));
+        let cmdline = Some(stored.image.cmdline.as_str()).filter(|text| !text.is_empty());
+        let kernel = machine::KernelImage::new(kernel, initrd.transpose()?, cmdline)?;
+        Ok(machine::Image::Kernel(kernel))
+    }
 }
 
 /// The images of a node.
@@ -63,9 +85,7 @@ pub(super) struct Images {
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) image: Image,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for guests that boot it"))]
     pub(super) kernel: PathBuf,
-    #[expect(dead_code, reason = "for guests that boot it")]
     pub(super) initrd: Option<PathBuf>,
     pub(super) disk: Option<PathBuf>,
 }
