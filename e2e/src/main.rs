@@ -11,6 +11,7 @@
     reason = "it is a program: it talks to people"
 )]
 
+mod guest;
 mod options;
 mod scenarios;
 

@@ -83,7 +83,7 @@ fn make(options: &Options) -> Result<(), String> {
         }
     };
     let manifest = format!(
-        "# {release}, with BusyBox.\nformat = 1\nname = \"{}\"\ncmdline = \"console=ttyS0 quiet\"\n\n\
+        "# {release}, with BusyBox.\nformat = 1\nname = \"{}\"\ncmdline = \"console=ttyS0\"\n\n\
          [kernel]\nfile = \"vmlinuz\"\n\n[initrd]\nfile = \"initrd.img\"\n{disk}",
         options.name
     );

@@ -1,9 +1,13 @@
 //! What is tried, in the order in which it is.
 
+mod boot;
 mod pulse;
 
 use std::pin::Pin;
 
+use dwcp::Node;
+
+use crate::guest::text;
 use crate::options::Options;
 
 /// What a scenario ends with: a note on what was seen, or what was wrong.
@@ -17,8 +21,36 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "pulse",
-    about: "the built-in guest runs and moves on this KVM as on any other",
-    play: |options| Box::pin(pulse::play(options)),
-}];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "pulse",
+        about: "the built-in guest runs and moves on this KVM as on any other",
+        play: |options| Box::pin(pulse::play(options)),
+    },
+    Scenario {
+        name: "boot",
+        about: "a stock kernel comes up, writes its disk, and powers off",
+        play: |options| Box::pin(boot::play(options)),
+    },
+    Scenario {
+        name: "power",
+        about: "with 4 vCPUs: reboot, power button, forced stop",
+        play: |options| Box::pin(boot::power(options)),
+    },
+];
+
+/// A node of its own for a scenario, which has the image.
+pub(crate) async fn node(name: &str, options: &Options) -> Result<Node, String> {
+    let node = Node::builder(name)
+        .data_dir(options.scratch.join(name))
+        .start()
+        .await
+        .map_err(text)?;
+    let image = options.image.display().to_string();
+    node.client()
+        .vm()
+        .import_image(&image, None)
+        .await
+        .map_err(text)?;
+    Ok(node)
+}

@@ -220,7 +220,10 @@ fn host_facts(kvm: &kvm_ioctls::Kvm, xsave_size: usize) -> Result<HostFacts> {
         .unwrap_or(tsc_khz);
     Ok(HostFacts {
         backend: "kvm".into(),
-        cpuid: cpuid::offered(supported.as_slice()),
+        cpuid: cpuid::offered(
+            supported.as_slice(),
+            kvm.check_extension(Cap::TscDeadlineTimer),
+        ),
         feature_msrs: features,
         xsave_size: xsave_size as u64,
         tsc_khz,

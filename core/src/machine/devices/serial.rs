@@ -1,6 +1,7 @@
 //! The first serial port: a 16550A at its usual ports, GSI 4.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +13,37 @@ use super::super::console::Console;
 use super::map;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Kind, Reader, Section, Vm, Writer, sections_of};
+use crate::model::limits::CONSOLE_WRITE_MAX;
 
 pub(super) const PORTS: Range<u16> = map::SERIAL_PORTS;
 
-type Port = Serial<Interrupt, NoEvents, Console>;
+/// Most bytes that are typed and wait for the guest to read them. The port itself has room for 64.
+const TYPED_MAX: usize = CONSOLE_WRITE_MAX;
 
 pub(super) struct SerialPort {
     vm: Arc<dyn Vm>,
     console: Console,
     port: Mutex<Port>,
+}
+
+struct Port {
+    serial: Serial<Interrupt, NoEvents, Console>,
+    /// Typed, and not in the port yet.
+    typed: VecDeque<u8>,
+}
+
+impl Port {
+    /// Moves what is typed into the port, as much as it has room for.
+    fn feed(&mut self) {
+        let room = self.serial.fifo_capacity().min(self.typed.len());
+        let bytes: Vec<u8> = self.typed.iter().take(room).copied().collect();
+        // Fails only when full, which `room` excludes; and, with nothing taken, in loopback mode.
+        let taken = match bytes.is_empty() {
+            true => 0,
+            false => self.serial.enqueue_raw_bytes(&bytes).unwrap_or(0),
+        };
+        self.typed.drain(..taken);
+    }
 }
 
 /// Its interrupt line.
@@ -40,37 +63,50 @@ impl Trigger for Interrupt {
 
 impl SerialPort {
     pub(super) fn new(vm: Arc<dyn Vm>, console: Console) -> Self {
-        let port = Serial::new(Interrupt(Arc::clone(&vm)), console.clone());
+        let serial = Serial::new(Interrupt(Arc::clone(&vm)), console.clone());
         Self {
             vm,
             console,
-            port: Mutex::new(port),
+            port: Mutex::new(Port {
+                serial,
+                typed: VecDeque::new(),
+            }),
         }
     }
 
     pub(super) fn write(&self, offset: u16, value: u8) {
         // Neither the interrupt nor the console can fail.
-        let _ = self.lock().write(register(offset), value);
+        let mut port = self.lock();
+        let _ = port.serial.write(register(offset), value);
+        port.feed();
     }
 
     pub(super) fn read(&self, offset: u16) -> u8 {
-        self.lock().read(register(offset))
+        let mut port = self.lock();
+        let value = port.serial.read(register(offset));
+        port.feed();
+        value
     }
 
-    /// Puts bytes into the receive buffer, as many as it takes.
+    /// Types: the guest reads it when it likes. How many bytes were taken: all, as long as no more than
+    /// [`TYPED_MAX`] wait.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
         let mut port = self.lock();
-        let room = port.fifo_capacity().min(bytes.len());
-        // Fails only when full, which `room` excludes; what was taken is what counts.
-        port.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
+        let room = TYPED_MAX.saturating_sub(port.typed.len()).min(bytes.len());
+        port.typed.extend(&bytes[..room]);
+        port.feed();
+        room
     }
 
     pub(super) fn reset(&self) {
-        *self.lock() = Serial::new(Interrupt(Arc::clone(&self.vm)), self.console.clone());
+        let mut port = self.lock();
+        port.serial = Serial::new(Interrupt(Arc::clone(&self.vm)), self.console.clone());
+        port.typed.clear();
     }
 
     pub(super) fn save(&self) -> Section {
-        let state = self.lock().state();
+        let port = self.lock();
+        let state = port.serial.state();
         let mut out = Writer::default();
         for register in [
             state.baud_divisor_low,
@@ -87,6 +123,10 @@ impl SerialPort {
         }
         out.u32(u32::try_from(state.in_buffer.len()).unwrap_or(u32::MAX));
         out.bytes(&state.in_buffer);
+        out.u32(u32::try_from(port.typed.len()).unwrap_or(u32::MAX));
+        let (front, back) = port.typed.as_slices();
+        out.bytes(front);
+        out.bytes(back);
         let kept = self.console.kept();
         out.u32(u32::try_from(kept.len()).unwrap_or(u32::MAX));
         out.bytes(&kept);
@@ -112,11 +152,17 @@ impl SerialPort {
         let len = reader.u32()? as usize;
         state.in_buffer = reader.bytes(len)?.to_vec();
         let len = reader.u32()? as usize;
+        let typed: VecDeque<u8> = reader.bytes(len)?.iter().copied().collect();
+        if typed.len() > TYPED_MAX {
+            return Err(refused("too much is typed and not read"));
+        }
+        let len = reader.u32()? as usize;
         let kept = reader.bytes(len)?;
         reader.finish()?;
         let interrupt = Interrupt(Arc::clone(&self.vm));
-        *self.lock() = Serial::from_state(&state, interrupt, NoEvents, self.console.clone())
+        let serial = Serial::from_state(&state, interrupt, NoEvents, self.console.clone())
             .map_err(|e| refused(&e.to_string()))?;
+        *self.lock() = Port { serial, typed };
         self.console.print(kept);
         Ok(())
     }

@@ -1,0 +1,137 @@
+//! A stock kernel comes up, finds its vCPUs and its disk, and ends as it, or its node, says.
+
+use std::time::{Duration, Instant};
+
+use dwcp::{DWCPError, StopOptions, VMEventType, VMState};
+use futures::StreamExt;
+
+use super::{Played, node};
+use crate::guest::{Guest, config, text};
+use crate::options::Options;
+
+pub(super) async fn play(options: &Options) -> Played {
+    let node = node("boot", options).await?;
+    let began = Instant::now();
+    let mut guest = Guest::boot(&node.client(), config("linux", 1), options).await?;
+    let up = began.elapsed();
+    answers(&mut guest, 1).await?;
+    disk(&mut guest, options).await?;
+    guest.type_in("poweroff -f\n").await?;
+    let vm = guest.wait_state(VMState::Stopped).await?;
+    says(vm.reason.as_deref(), "powered off")?;
+    guest.vms.destroy(&guest.vm.id).await.map_err(text)?;
+    Ok(format!("up after {:.1} s", up.as_secs_f64()))
+}
+
+/// Four vCPUs; reboot, a graceful and a forced stop.
+pub(super) async fn power(options: &Options) -> Played {
+    let node = node("power", options).await?;
+    let mut guest = Guest::boot(&node.client(), config("linux", 4), options).await?;
+    answers(&mut guest, 4).await?;
+
+    let mut events = guest.vms.watch(&guest.vm.id).await.map_err(text)?;
+    guest.type_in("reboot -f\n").await?;
+    guest.wait_up().await?;
+    answers(&mut guest, 4).await?;
+    let reset = async {
+        while let Some(event) = events.next().await {
+            if event.event_type == VMEventType::Reset {
+                return event.vm.state;
+            }
+        }
+        VMState::Unknown
+    };
+    let state = tokio::time::timeout(Duration::from_secs(60), reset).await;
+    if state != Ok(VMState::Running) {
+        return Err(format!(
+            "no event told of the reboot of a VM that runs: {state:?}"
+        ));
+    }
+
+    // The button is pressed, and the guest's own programs end it.
+    guest.vms.stop(&guest.vm.id, false).await.map_err(text)?;
+    guest.wait("the power button was pressed").await?;
+    let vm = guest.vms.get(&guest.vm.id).await.map_err(text)?;
+    if vm.state != VMState::Stopped {
+        return Err(format!("it is {} after a graceful stop", vm.state));
+    }
+
+    // One that does not listen to the button runs on, until it is stopped by force.
+    guest.vms.start(&guest.vm.id).await.map_err(text)?;
+    let mut guest = Guest::attach(&node.client(), vm, options).await?;
+    guest.wait_up().await?;
+    guest.run("killall acpid").await?;
+    let options = StopOptions {
+        force: false,
+        timeout: Some(Duration::from_secs(3)),
+    };
+    match guest.vms.stop_with(&guest.vm.id, options).await {
+        Err(DWCPError::Timeout(_)) => {}
+        other => return Err(format!("a guest that does not listen: {other:?}")),
+    }
+    answers(&mut guest, 4).await?;
+    guest.vms.stop(&guest.vm.id, true).await.map_err(text)?;
+    let vm = guest.vms.get(&guest.vm.id).await.map_err(text)?;
+    if vm.state != VMState::Stopped {
+        return Err(format!("it is {} after a forced stop", vm.state));
+    }
+    Ok("rebooted, stopped by the button, and by force".into())
+}
+
+/// Its vCPUs are there, and the console works in both directions.
+async fn answers(guest: &mut Guest, cpus: u32) -> Result<(), String> {
+    let found = guest.run("nproc").await?;
+    if found.trim() != cpus.to_string() {
+        return Err(format!("nproc says {found}"));
+    }
+    let said = guest.run("echo one two | tr a-z A-Z").await?;
+    if said.trim() == "ONE TWO" {
+        Ok(())
+    } else {
+        Err(format!("the console said {said:?}"))
+    }
+}
+
+/// What is written and flushed is on the host's disk, and is read back.
+async fn disk(guest: &mut Guest, options: &Options) -> Result<(), String> {
+    const WORDS: &str = "what is written by a guest is in the file of its host";
+    guest
+        .run(&format!(
+            "for i in $(seq 2000); do echo {WORDS} $i; done >/mnt/words && sync"
+        ))
+        .await?;
+    let path = options
+        .scratch
+        .join("boot/disks")
+        .join(&guest.vm.id)
+        .join("disk.img");
+    let file = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let last = format!("{WORDS} 2000");
+    if !file
+        .windows(last.len())
+        .any(|found| found == last.as_bytes())
+    {
+        return Err("what the guest flushed is not in the file".into());
+    }
+    guest.run("echo 3 >/proc/sys/vm/drop_caches").await?;
+    let lines = guest.run(&format!("grep -c '{WORDS}' /mnt/words")).await?;
+    if lines.trim() != "2000" {
+        return Err(format!("{lines} lines were read back"));
+    }
+    let metrics = guest
+        .vms
+        .get_metrics(&guest.vm.id, Duration::from_secs(60))
+        .await
+        .map_err(text)?;
+    if metrics.disk_write < 100_000 || metrics.disk_read < 100_000 {
+        return Err(format!("the figures of its disk: {metrics:?}"));
+    }
+    Ok(())
+}
+
+fn says(reason: Option<&str>, wanted: &str) -> Result<(), String> {
+    match reason {
+        Some(reason) if reason.contains(wanted) => Ok(()),
+        other => Err(format!("the reason is {other:?}, without `{wanted}`")),
+    }
+}
