@@ -39,13 +39,19 @@ async fn main() -> ExitCode {
     };
     if options.list {
         for scenario in SCENARIOS {
-            println!("{:<24} {}", scenario.name, scenario.about);
+            let open = scenario.open.map(|what| format!(" (open: {what})"));
+            println!(
+                "{:<10} {}{}",
+                scenario.name,
+                scenario.about,
+                open.unwrap_or_default()
+            );
         }
         println!("end");
         return ExitCode::SUCCESS;
     }
     let mut status = ExitCode::SUCCESS;
-    for scenario in SCENARIOS.iter().filter(|one| options.wants(one.name)) {
+    for scenario in SCENARIOS.iter().filter(|one| options.wants(one)) {
         let start = Instant::now();
         let played = tokio::time::timeout(LIMIT, (scenario.play)(&options)).await;
         let took = start.elapsed().as_secs_f64();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::scenarios::Scenario;
+
 pub(crate) const HELP: &str = "\
 Plays scenarios with real Linux guests on this host's KVM.
 
@@ -53,7 +55,10 @@ impl Options {
     }
 
     /// Whether a scenario is to be played.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    pub(crate) fn wants(&self, scenario: &Scenario) -> bool {
+        match self.only.is_empty() {
+            true => scenario.open.is_none(),
+            false => self.only.iter().any(|only| only == scenario.name),
+        }
     }
 }

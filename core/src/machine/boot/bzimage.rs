@@ -124,7 +124,7 @@ pub(super) fn plan(kernel: &BootFile, layout: &Layout) -> Result<Plan> {
 /// Where the kernel proper goes: where it prefers to be, or else, if it can move, as low as it may.
 fn place(header: &Header<'_>, layout: &Layout, needs: u64) -> Result<u64> {
     let preferred = header.u64(0x258);
-    let end = |start: u64| start.checked_add(needs).unwrap_or(u64::MAX);
+    let end = |start: u64| start.saturating_add(needs);
     let fits = check_range(header.kernel, layout, preferred, end(preferred));
     let relocatable = header.u8(0x234) != 0;
     if fits.is_ok() || !relocatable {

@@ -23,6 +23,7 @@ pub(crate) struct BootFile {
 #[derive(Clone, Debug)]
 enum Source {
     File(Arc<File>),
+    #[cfg(any(test, fuzzing))]
     Bytes(Arc<[u8]>),
 }
 
@@ -46,6 +47,7 @@ impl BootFile {
     }
 
     /// A file that is in memory.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn from_bytes(what: &'static str, bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -70,6 +72,7 @@ impl BootFile {
             Source::File(file) => file
                 .read_exact_at(out, offset)
                 .map_err(|e| self.wrong(&format!("it cannot be read: {e}"))),
+            #[cfg(any(test, fuzzing))]
             Source::Bytes(bytes) => {
                 let part = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
                 let part = part.and_then(|part| part.get(..out.len()));
@@ -111,7 +114,9 @@ impl PartialEq for BootFile {
     fn eq(&self, other: &Self) -> bool {
         match (&self.source, &other.source) {
             (Source::File(one), Source::File(other)) => Arc::ptr_eq(one, other),
+            #[cfg(any(test, fuzzing))]
             (Source::Bytes(one), Source::Bytes(other)) => one == other,
+            #[cfg(any(test, fuzzing))]
             _ => false,
         }
     }

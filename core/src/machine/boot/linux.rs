@@ -7,7 +7,7 @@ use super::low;
 use super::memory_map::{MemoryRange, memory_map};
 use crate::error::Result;
 use crate::hypervisor::Entry;
-use crate::memory::{GuestRam, PAGE_SIZE};
+use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 
 /// What a kernel is told, besides its command line, which lies at its fixed place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,8 +70,12 @@ pub(super) fn write(ram: &GuestRam, entry: u64, header: &[u8], told: &Told) -> R
     })
 }
 
-fn boot_parameters(ram: &GuestRam, header: &[u8], told: &Told) -> [u8; PAGE_SIZE as usize] {
-    let mut page = [0; PAGE_SIZE as usize];
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "offsets of a page, addresses in low memory, halves of others, and a bounded count"
+)]
+fn boot_parameters(ram: &GuestRam, header: &[u8], told: &Told) -> [u8; PAGE_BYTES] {
+    let mut page = [0; PAGE_BYTES];
     let mut put = |offset: u64, value: &[u8]| {
         let at = offset as usize;
         page[at..at + value.len()].copy_from_slice(value);
@@ -129,10 +133,9 @@ fn write_page_tables(ram: &GuestRam) -> Result<()> {
     let upper = low::PAGE_TABLES + PAGE_SIZE;
     let directories = upper + PAGE_SIZE;
     // The rest of both upper tables has to be empty, also after a kernel that ran before.
-    let mut tables = vec![0; 2 * PAGE_SIZE as usize];
+    let mut tables = vec![0; 2 * PAGE_BYTES];
     tables[..8].copy_from_slice(&(upper | TABLE).to_le_bytes());
-    for index in 0..DIRECTORIES {
-        let at = (PAGE_SIZE + index * 8) as usize;
+    for (index, at) in (0..DIRECTORIES).zip((PAGE_BYTES..).step_by(8)) {
         let directory = (directories + index * PAGE_SIZE) | TABLE;
         tables[at..at + 8].copy_from_slice(&directory.to_le_bytes());
     }
@@ -208,6 +211,6 @@ mod tests {
         }
         assert_eq!(step(low::PAGE_TABLES, 1), 0);
         assert_eq!(step(low::PAGE_TABLES + 4096, 4), 0);
-        assert!(low::PAGE_TABLES + 6 * 4096 <= low::CMDLINE);
+        const { assert!(low::PAGE_TABLES + 6 * 4096 <= low::CMDLINE) };
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::map::{VIRTIO_SIZE, virtio_base, virtio_gsi};
+use super::map::{VIRTIO_MAX, VIRTIO_SIZE, virtio_base, virtio_gsi};
 use super::virtio::{Block, BlockConfig, FileDisk, MmioDevice, Place, Virtio, Workers};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Section, Vm};
@@ -45,6 +45,7 @@ impl Bus {
         vm: &Arc<dyn Vm>,
     ) -> Result<Self> {
         let mut bus = Self::default();
+        const { assert!(DISK < VIRTIO_MAX) };
         if let Some(config) = disk {
             let file = FileDisk::open(&config.path, false)
                 .map_err(|error| DWCPError::Io(format!("{}: {error}", config.path.display())))?;

@@ -55,19 +55,39 @@ impl Boots {
     /// `io` naming the file that cannot be opened, `invalid_config` for what its annotations or files
     /// say that cannot be.
     pub(super) fn image(&self, vm: &VM) -> Result<machine::Image> {
-        let Boots::Stored(stored) = self else {
-            let config = &vm.config;
-            return machine::Image::find(&config.image, config.memory, &vm.annotations);
-        };
+        match self {
+            Boots::BuiltIn => {
+                let config = &vm.config;
+                machine::Image::find(&config.image, config.memory, &vm.annotations)
+            }
+            Boots::Stored(stored) => stored.kernel().map(machine::Image::Kernel),
+        }
+    }
+
+    /// Whether a VM with so much memory can be started with it.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`image`](Self::image); `invalid_config` with what is wrong with which of its files.
+    pub(super) fn check(&self, memory: u64) -> Result<()> {
+        match self {
+            Boots::BuiltIn => Ok(()),
+            Boots::Stored(stored) => stored.kernel()?.check(memory),
+        }
+    }
+}
+
+impl Stored {
+    /// Its kernel, with what that is started with.
+    fn kernel(&self) -> Result<machine::KernelImage> {
         let open = |what, path: &PathBuf| {
             let file = File::open(path).map_err(at(path))?;
             machine::BootFile::new(what, file)
         };
-        let kernel = open("kernel", &stored.kernel)?;
-        let initrd = stored.initrd.as_ref().map(|path| open("initrd", path));
-        let cmdline = Some(stored.image.cmdline.as_str()).filter(|text| !text.is_empty());
-        let kernel = machine::KernelImage::new(kernel, initrd.transpose()?, cmdline)?;
-        Ok(machine::Image::Kernel(kernel))
+        let kernel = open("kernel", &self.kernel)?;
+        let initrd = self.initrd.as_ref().map(|path| open("initrd", path));
+        let cmdline = Some(self.image.cmdline.as_str()).filter(|text| !text.is_empty());
+        machine::KernelImage::new(kernel, initrd.transpose()?, cmdline)
     }
 }
 
