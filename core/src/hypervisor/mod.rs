@@ -136,4 +136,27 @@ pub(crate) enum Entry {
         /// Guest physical address of the top page table.
         page_table: u64,
     },
+    /// 64-bit code in ring 0, as Linux's 64-bit boot protocol wants it: memory mapped one to one,
+    /// interrupts off, flat segments 0x10 and 0x18.
+    Kernel64 {
+        /// Address of the first instruction.
+        entry: u64,
+        /// Address of the boot parameters; goes to RSI.
+        boot_params: u64,
+        /// Goes to RSP.
+        stack: u64,
+        /// Guest physical address of the top page table.
+        page_table: u64,
+        /// Address of the descriptor table, with four entries.
+        descriptors: u64,
+    },
+    /// 32-bit code in ring 0 without paging, as the PVH boot protocol wants it.
+    Pvh {
+        /// Address of the first instruction.
+        entry: u32,
+        /// Address of the start info; goes to EBX.
+        start_info: u64,
+    },
+    /// Nowhere until another vCPU starts it, by INIT and SIPI through the local APICs.
+    WaitForStartup,
 }

@@ -46,10 +46,11 @@ pub(crate) enum Kind {
     SimVcpu = 0x30,
     Serial = 0x40,
     Pulse = 0x41,
+    Power = 0x42,
 }
 
 impl Kind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Machine,
         Self::MpState,
         Self::Regs,
@@ -68,6 +69,7 @@ impl Kind {
         Self::SimVcpu,
         Self::Serial,
         Self::Pulse,
+        Self::Power,
     ];
 
     /// The only version of each kind there is so far.

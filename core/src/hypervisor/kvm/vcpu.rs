@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_bindings::{
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION, KVM_MP_STATE_RUNNABLE,
-    kvm_dtable, kvm_mp_state, kvm_regs, kvm_segment,
-};
+use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::alarm::Alarm;
+use super::entry;
 use super::kick::Kicker;
 use super::state;
 use super::system::{HostLimits, failed};
@@ -26,6 +24,8 @@ pub(super) struct KvmVcpu {
     index: u32,
     kicker: Arc<Kicker>,
     limits: Arc<HostLimits>,
+    /// Shared by all vCPUs of the VM.
+    tsc_offset: Arc<state::TscOffset>,
     /// What a load left for `resume`.
     deferred: state::Deferred,
     /// Ends each run after a time, where that was asked for.
@@ -40,6 +40,7 @@ impl KvmVcpu {
         vm: Arc<VmFd>,
         index: u32,
         limits: Arc<HostLimits>,
+        tsc_offset: Arc<state::TscOffset>,
     ) -> Result<Self> {
         let kicker = Kicker::new(&fd, limits.run_size).map_err(|e| failed("mapping a vCPU", e))?;
         Ok(Self {
@@ -48,6 +49,7 @@ impl KvmVcpu {
             index,
             kicker: Arc::new(kicker),
             limits,
+            tsc_offset,
             deferred: state::Deferred::default(),
             alarm: None,
             unfinished: false,
@@ -145,58 +147,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
-        let Entry::User64 {
-            entry,
-            argument,
-            page_table,
-        } = *entry;
-        let mut sregs = self
-            .fd
-            .get_sregs()
-            .map_err(|e| failed("KVM_GET_SREGS", e))?;
-        let segment = |selector, kind, long: bool| kvm_segment {
-            selector,
-            base: 0,
-            limit: 0xffff_ffff,
-            type_: kind,
-            present: 1,
-            dpl: 3,
-            db: u8::from(!long),
-            s: 1,
-            l: u8::from(long),
-            g: 1,
-            ..Default::default()
-        };
-        // Types 11 and 3: code and data that have been accessed. Selectors point nowhere, for there
-        // is no descriptor table: nothing the guest does loads a segment.
-        sregs.cs = segment(0x2b, 11, true);
-        let data = segment(0x33, 3, false);
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        sregs.gdt = kvm_dtable::default();
-        sregs.idt = kvm_dtable::default();
-        sregs.cr0 = 0x8001_0033; // PG, WP, NE, ET, MP, PE
-        sregs.cr3 = page_table;
-        sregs.cr4 = 0x620; // OSXMMEXCPT, OSFXSR, PAE
-        sregs.efer = 0xd00; // NXE, LMA, LME
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(|e| failed("KVM_SET_SREGS", e))?;
-        let regs = kvm_regs {
-            rip: entry,
-            rdi: argument,
-            rflags: 0x3002, // IOPL 3, and the bit that is always set
-            ..Default::default()
-        };
-        self.fd
-            .set_regs(&regs)
-            .map_err(|e| failed("KVM_SET_REGS", e))?;
-        // All but the first vCPU would wait for a start-up interrupt, which nobody sends here.
-        let runnable = kvm_mp_state {
-            mp_state: KVM_MP_STATE_RUNNABLE,
-        };
-        self.fd
-            .set_mp_state(runnable)
-            .map_err(|e| failed("KVM_SET_MP_STATE", e))
+        entry::enter(&self.fd, entry)
     }
 
     fn run(&mut self) -> Result<Exit> {
@@ -260,12 +211,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn load(&mut self, sections: &[Section]) -> Result<()> {
+        self.tsc_offset.forget();
         self.deferred = state::load_vcpu(&self.fd, self.index, &self.limits, sections)?;
         Ok(())
     }
 
     fn resume(&mut self) -> Result<()> {
-        state::resume_vcpu(&self.fd, std::mem::take(&mut self.deferred))
+        let deferred = std::mem::take(&mut self.deferred);
+        state::resume_vcpu(&self.fd, deferred, &self.tsc_offset)
     }
 }
 

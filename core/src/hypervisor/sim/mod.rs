@@ -145,7 +145,12 @@ impl Vcpu for SimVcpu {
     fn detach(&mut self) {}
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
-        let Entry::User64 { argument, .. } = *entry;
+        let Entry::User64 { argument, .. } = *entry else {
+            return Err(DWCPError::Unsupported(
+                "the simulated back end runs the built-in guest `dwcp/pulse` only; kernels need KVM"
+                    .into(),
+            ));
+        };
         self.program = Program::start(&self.ram, argument, now())?;
         Ok(())
     }
