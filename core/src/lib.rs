@@ -201,6 +201,11 @@ pub mod fuzzing {
         crate::migration::fuzz_migration(data);
     }
 
+    /// See `machine::fuzz_kernel`.
+    pub fn kernel(data: &[u8]) {
+        crate::machine::fuzz_kernel(data);
+    }
+
     /// See `snapshot::fuzz_snapshot`.
     pub fn snapshot(data: &[u8]) {
         crate::snapshot::fuzz_snapshot(data);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::boot::Image;
+use super::boot::{Hardware, Image};
 use super::console::Console;
 use super::devices::{Devices, News, Pulse};
 use super::vcpu::{Control, End, VcpuHandle};
@@ -101,6 +101,7 @@ impl Machine {
                 config.cpus,
                 hooks.on_news,
             ))),
+            Image::Kernel(_) => None,
         };
         let devices = Arc::new(Devices::new(
             Arc::clone(&vm),
@@ -138,8 +139,12 @@ impl Machine {
 
     /// Loads the image and puts the vCPUs at its entry.
     pub(crate) fn boot(&self) -> Result<()> {
-        let (image, cpus) = (&self.config.image, self.config.cpus);
-        let entries = image.load(&self.ram, cpus, self.vm.tsc_khz())?;
+        let hardware = Hardware {
+            cpus: self.config.cpus,
+            tsc_khz: self.vm.tsc_khz(),
+            virtio: &self.devices.virtio(),
+        };
+        let entries = self.config.image.load(&self.ram, &hardware)?;
         for (vcpu, entry) in self.vcpus.iter().zip(&entries) {
             vcpu.lock().enter(entry)?;
         }
@@ -159,9 +164,20 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.lock().resume()?;
         }
+        // It came from elsewhere in the moment between what it asked for and what was done about it.
+        if self.control.ended().is_none()
+            && let Some(end) = self.devices.pending_end()
+        {
+            self.control.end(end);
+        }
         stage.running = true;
         self.control.run();
         Ok(())
+    }
+
+    /// Presses the power button: asks the guest to power off, which it may do, or not.
+    pub(crate) fn press_power_button(&self) -> Result<()> {
+        self.devices.press_power_button()
     }
 
     /// Waits until all vCPUs run, and says since when; `None` when they do not.
@@ -565,7 +581,7 @@ mod tests {
         wait("the end", || machine.ended().is_some());
         match machine.ended().unwrap() {
             End::Crashed(why) | End::Failed(why) => assert!(!why.is_empty()),
-            End::PoweredOff => panic!("it did not power itself off"),
+            end => panic!("it did not end itself: {end:?}"),
         }
     }
 

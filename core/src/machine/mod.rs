@@ -12,9 +12,15 @@ mod devices;
     reason = "the machine itself, beside its parts"
 )]
 mod machine;
+#[cfg(all(test, stock_kernel))]
+mod stock;
 mod vcpu;
 
 pub(crate) use boot::Image;
+#[cfg(fuzzing)]
+pub(crate) use boot::fuzz_kernel;
+#[allow(unused_imports, reason = "nodes know no kernels yet")]
+pub(crate) use boot::{BootFile, KernelImage};
 pub(crate) use console::Console;
 pub(crate) use devices::News;
 pub(crate) use machine::{Hooks, Machine, MachineConfig};

@@ -186,6 +186,10 @@ impl Shared {
                     entry.id
                 )))
             }
+            Some(End::Reset) => {
+                self.settle(entry).await?;
+                self.runs_on(entry, before, machine, timeout).await
+            }
             None => self.runs_on(entry, before, machine, timeout).await,
         }
     }
@@ -270,8 +274,15 @@ impl Shared {
     pub(super) async fn reset(self: &Arc<Self>, action: Action) -> Result<()> {
         self.release_from_migration(&action).await?;
         let held = self.hold(&action).await?;
-        let entry = &held.entry;
-        if let Err(error) = self.on_machine(&held, Machine::reset).await {
+        self.restart(&held.entry, &held.vm, "was reset").await
+    }
+
+    /// Starts the guest of a VM anew, in its machine. The lifecycle lock is held.
+    async fn restart(&self, entry: &VmEntry, vm: &VM, message: &str) -> Result<()> {
+        let Some(Running { machine, .. }) = entry.machine() else {
+            return Err(no_machine(&entry.id));
+        };
+        if let Err(error) = self.blocking(move || machine.reset()).await {
             // It may be half of what it was and half of what it is to be: it cannot go on.
             if let Some(machine) = entry.take_machine() {
                 self.end(machine).await?;
@@ -284,8 +295,8 @@ impl Shared {
         entry.with_machine(|_, run| run.reset());
         entry.begin_incarnation();
         let change = Change {
-            reason: held.vm.reason.clone(),
-            ..Change::new(held.vm.state, VMEventType::Reset, "was reset")
+            reason: vm.reason.clone(),
+            ..Change::new(vm.state, VMEventType::Reset, message)
         };
         self.registry.change(&entry.id, change).map(drop)
     }
@@ -355,10 +366,15 @@ impl Shared {
         if matches!(vm.state, VMState::Migrating | VMState::Unknown) {
             return Ok(());
         }
+        if end == End::Reset {
+            // Its machine stays.
+            return self.restart(entry, &vm, "the guest reset itself").await;
+        }
         if let Some(machine) = entry.take_machine() {
             self.end(machine).await?;
         }
         let change = match end {
+            End::Reset => return Ok(()), // has been dealt with
             End::PoweredOff => Change::new(
                 VMState::Stopped,
                 VMEventType::Stopped,

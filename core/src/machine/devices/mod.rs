@@ -1,15 +1,18 @@
-//! What a guest reaches by I/O ports.
+//! What a guest reaches by I/O ports and by memory that is no RAM.
 //!
-//! Each device has a file of its own, with what it does on an access, and how it is saved and
+//! `map` says where everything is. Each device has a file of its own, with what it does on an access, and how it is saved and
 //! loaded. A device never blocks, and never fails on what a guest does: an access that means
 //! nothing reads as ones and writes nowhere.
 #![forbid(unsafe_code)]
 
+pub(super) mod map;
+pub(super) mod power;
 mod pulse;
 mod serial;
 
 use std::sync::Arc;
 
+use self::power::Power;
 pub(crate) use self::pulse::{News, Pulse};
 use self::serial::SerialPort;
 use super::console::Console;
@@ -30,7 +33,9 @@ pub(super) enum Then {
 
 /// The devices of a machine.
 pub(crate) struct Devices {
+    vm: Arc<dyn Vm>,
     serial: SerialPort,
+    power: Power,
     pulse: Option<Arc<Pulse>>,
 }
 
@@ -38,7 +43,9 @@ impl Devices {
     /// The serial port prints to `console`; `pulse` is there for the built-in guest only.
     pub(super) fn new(vm: Arc<dyn Vm>, console: Console, pulse: Option<Arc<Pulse>>) -> Self {
         Self {
-            serial: SerialPort::new(vm, console),
+            serial: SerialPort::new(Arc::clone(&vm), console),
+            power: Power::new(),
+            vm,
             pulse,
         }
     }
@@ -50,6 +57,9 @@ impl Devices {
                 self.serial.write(port - serial::PORTS.start, bytes[0]);
             }
             return Then::Continue;
+        }
+        if let (map::POWER_PORT, 1, &[value]) = (port, width, data) {
+            return self.power.write(value);
         }
         match (&self.pulse, <[u8; 4]>::try_from(data)) {
             (Some(pulse), Ok(value)) => pulse.write(vcpu, port, u32::from_le_bytes(value)),
@@ -64,10 +74,39 @@ impl Devices {
             for bytes in data.chunks_mut(usize::from(width.max(1))) {
                 bytes[0] = self.serial.read(port - serial::PORTS.start);
             }
+        } else if let (map::POWER_PORT, 1, [value]) = (port, width, &mut *data) {
+            *value = self.power.read();
         } else if let (Some(pulse), Ok(value)) = (&self.pulse, <&mut [u8; 4]>::try_from(data)) {
             *value = pulse.read(port).to_le_bytes();
         }
         Then::Continue
+    }
+
+    /// A vCPU wrote `data` to memory that is no RAM.
+    pub(super) fn mmio_write(&self, _gpa: u64, _data: &[u8]) -> Then {
+        Then::Continue
+    }
+
+    /// A vCPU reads memory that is no RAM into `data`.
+    pub(super) fn mmio_read(&self, _gpa: u64, data: &mut [u8]) -> Then {
+        // Nothing there: all ones, as an empty bus answers.
+        data.fill(0xff);
+        Then::Continue
+    }
+
+    /// Numbers of the virtio-mmio devices that are there.
+    pub(super) fn virtio(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Presses the power button.
+    pub(super) fn press_power_button(&self) -> Result<()> {
+        self.vm.interrupt(map::POWER_BUTTON_GSI)
+    }
+
+    /// How the guest ended itself, if it did and was not reset since.
+    pub(super) fn pending_end(&self) -> Option<End> {
+        self.power.pending()
     }
 
     /// Types on the serial port; how many bytes were taken.
@@ -77,7 +116,7 @@ impl Devices {
 
     /// Saves all devices of a machine whose vCPUs are parked.
     pub(super) fn save(&self) -> Vec<Section> {
-        let mut out = vec![self.serial.save()];
+        let mut out = vec![self.serial.save(), self.power.save()];
         out.extend(self.pulse.iter().map(|p| p.save()));
         out
     }
@@ -85,6 +124,7 @@ impl Devices {
     /// Loads what [`save`](Self::save) saved.
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
         self.serial.load(sections)?;
+        self.power.load(sections)?;
         if let Some(pulse) = &self.pulse {
             pulse.load(sections)?;
         }
@@ -94,6 +134,7 @@ impl Devices {
     /// Puts all devices into the state after power-on.
     pub(super) fn reset(&self) {
         self.serial.reset();
+        self.power.reset();
         if let Some(pulse) = &self.pulse {
             pulse.reset();
         }

@@ -9,12 +9,11 @@ use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial, SerialState};
 
 use super::super::console::Console;
+use super::map;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Kind, Reader, Section, Vm, Writer, sections_of};
 
-/// COM1.
-pub(super) const PORTS: Range<u16> = 0x3f8..0x400;
-const GSI: u32 = 4;
+pub(super) const PORTS: Range<u16> = map::SERIAL_PORTS;
 
 type Port = Serial<Interrupt, NoEvents, Console>;
 
@@ -31,7 +30,7 @@ impl Trigger for Interrupt {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
-        if let Err(error) = self.0.interrupt(GSI) {
+        if let Err(error) = self.0.interrupt(map::SERIAL_GSI) {
             // The guest polls, or hangs on its console: its own affair, but worth a line.
             tracing::warn!(%error, "the serial port's interrupt was not delivered");
         }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum End {
     /// It powered itself off.
     PoweredOff,
+    /// It asked to be started anew, which a reset of the machine does.
+    Reset,
     /// It crashed, through its own fault.
     Crashed(String),
     /// The hypervisor or this library could not go on with it.
@@ -128,7 +130,7 @@ impl Control {
     }
 
     /// The guest came to an end. The first reason stays; all vCPUs park.
-    pub(super) fn end(&self, end: End) {
+    pub(in crate::machine) fn end(&self, end: End) {
         let mut inner = self.lock();
         if inner.end.is_none() {
             inner.end = Some(end);

@@ -175,12 +175,9 @@ impl Runner {
             Exit::PortIn { port, width } => {
                 self.devices.port_in(self.index, port, width, vcpu.data())
             }
-            Exit::MmioRead { .. } => {
-                // Nothing there: all ones, as an empty bus answers.
-                vcpu.data().fill(0xff);
-                Then::Continue
-            }
-            Exit::MmioWrite { .. } | Exit::Interrupted => Then::Continue,
+            Exit::MmioWrite { gpa } => self.devices.mmio_write(gpa, vcpu.data()),
+            Exit::MmioRead { gpa } => self.devices.mmio_read(gpa, vcpu.data()),
+            Exit::Interrupted => Then::Continue,
             Exit::Halted => Then::Wait(u32::MAX),
             Exit::TripleFault => Then::End(End::Crashed("triple fault".into())),
             Exit::Failed(why) => Then::End(End::Failed(why)),
