@@ -4,6 +4,10 @@
 //! ports, `console` what its serial port prints, `boot` brings an image into memory. Made by
 //! `node`, moved by `migration`.
 
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "nodes know no images but the built-in one yet")
+)]
 mod boot;
 mod console;
 mod devices;
@@ -19,7 +23,10 @@ mod vcpu;
 pub(crate) use boot::Image;
 #[cfg(fuzzing)]
 pub(crate) use boot::fuzz_kernel;
-#[allow(unused_imports, reason = "nodes know no kernels yet")]
+#[allow(
+    unused_imports,
+    reason = "nodes know no images but the built-in one yet"
+)]
 pub(crate) use boot::{BootFile, KernelImage};
 pub(crate) use console::Console;
 pub(crate) use devices::News;

@@ -45,7 +45,7 @@ pub(super) fn low_ram_end(layout: &Layout) -> u64 {
 impl Plan {
     /// Copies the segments into memory.
     pub(super) fn load(&self, ram: &GuestRam, kernel: &BootFile) -> Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         for segment in &self.segments {
             kernel.copy_to(ram, segment.gpa, segment.offset, segment.file_size)?;
             // A reset finds what the kernel before has left.
