@@ -19,6 +19,7 @@ pub(super) const TARGETS: &[&str] = &[
     "sessions",
     "migration",
     "snapshot",
+    "kernel",
     "virtio_mmio",
     "virtio_block",
     "virtio_rng",

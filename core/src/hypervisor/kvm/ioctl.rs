@@ -20,6 +20,7 @@ ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, u32);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, kvm_sregs2);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
 fn check(status: libc::c_int) -> io::Result<()> {
     if status < 0 {
@@ -111,6 +112,20 @@ pub(super) fn get_sregs2(vcpu: &VcpuFd) -> io::Result<Sregs2> {
 pub(super) fn set_sregs2(vcpu: &VcpuFd, sregs: &Sregs2) -> io::Result<()> {
     // SAFETY: `Sregs2` has the layout of `kvm_sregs2`, which KVM reads.
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_SREGS2(), sregs) })
+}
+
+/// What the guest's TSC is ahead of the host's, scaled, (modulo 2^64), where KVM says so.
+pub(super) fn get_tsc_offset(vcpu: &VcpuFd) -> io::Result<u64> {
+    let mut offset = 0u64;
+    let attr = kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: (&raw mut offset) as u64,
+    };
+    // SAFETY: KVM writes eight bytes at `attr.addr`, which is `offset`, and nobody else uses it meanwhile.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attr) })?;
+    Ok(offset)
 }
 
 /// Sets what the guest's TSC is ahead of the host's (modulo 2^64), where KVM lets it be set.

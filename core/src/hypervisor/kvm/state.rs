@@ -3,7 +3,7 @@
 //! KVM's structures are saved as they are (they are kernel ABI and carry no pointers); `zerocopy`
 //! proves that they have no padding and that every bit pattern is a value.
 
-use std::arch::x86_64::_rdtsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_bindings::{
@@ -11,7 +11,7 @@ use kvm_bindings::{
     Xsave, kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
     kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::ioctl::{self, Sregs2};
@@ -182,9 +182,9 @@ pub(super) fn load_vcpu(
 }
 
 /// Sets what was deferred; with nothing deferred, tells a guest that was paused that it was.
-pub(super) fn resume_vcpu(fd: &VcpuFd, deferred: Deferred) -> Result<()> {
+pub(super) fn resume_vcpu(fd: &VcpuFd, deferred: Deferred, offset: &TscOffset) -> Result<()> {
     if let Some(tsc) = deferred.tsc {
-        set_tsc(fd, tsc)?;
+        set_tsc(fd, tsc, offset)?;
     }
     set_msrs(fd, &deferred.msrs)?;
     if let Some(tsc) = deferred.tsc
@@ -382,27 +382,61 @@ fn load_tsc(sections: &[Section], index: u32) -> Result<SavedTsc> {
     })
 }
 
+/// What the guest's counter is ahead of the host's, the same for all vCPUs of a VM: computed by each for
+/// itself, it would differ by what passes between two readings of a clock.
+#[derive(Debug, Default)]
+pub(super) struct TscOffset(Mutex<Option<u64>>);
+
+impl TscOffset {
+    /// A state is loaded: the vCPU that resumes first computes it anew.
+    pub(super) fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Advances the guest's counter by the wall time that passed since it was saved.
-fn set_tsc(fd: &VcpuFd, saved: SavedTsc) -> Result<()> {
+fn set_tsc(fd: &VcpuFd, saved: SavedTsc, shared: &TscOffset) -> Result<()> {
     let khz = fd.get_tsc_khz().map_err(|e| failed("KVM_GET_TSC_KHZ", e))?;
     if khz != saved.khz {
         // The fit check let this pass only where there is scaling.
         fd.set_tsc_khz(saved.khz)
             .map_err(|e| failed("KVM_SET_TSC_KHZ", e))?;
     }
-    // The difference to the host's counter is the same whenever it is computed, which is what keeps
-    // the vCPUs together: from one pair of clock readings of the source, and the rate.
-    // SAFETY: reads the time-stamp counter, which every x86-64 processor has.
-    let (host, realtime) = (unsafe { _rdtsc() }, realtime_now());
-    let passed = u128::from(realtime.saturating_sub(saved.realtime));
+    let mut shared = shared.lock();
+    if let Some(offset) = *shared {
+        return ioctl::set_tsc_offset(fd, offset).map_err(|e| failed("KVM_VCPU_TSC_OFFSET", e));
+    }
+    let counts = get_msrs(fd, &[MSR_TSC])?.first().map_or(0, |m| m.data);
+    let passed = u128::from(realtime_now().saturating_sub(saved.realtime));
     let ticks = passed * u128::from(saved.khz) / 1_000_000;
     let value = saved
         .value
         .wrapping_add(u64::try_from(ticks).unwrap_or(u64::MAX));
-    if ioctl::set_tsc_offset(fd, value.wrapping_sub(host)).is_ok() {
-        return Ok(());
+    // From what it counts and what it should: right at every frequency, for KVM scales before it adds.
+    if let Ok(present) = ioctl::get_tsc_offset(fd) {
+        let offset = present.wrapping_add(value.wrapping_sub(counts));
+        if ioctl::set_tsc_offset(fd, offset).is_ok() {
+            *shared = Some(offset);
+            return Ok(());
+        }
     }
     set_msrs(fd, &[msr(MSR_TSC, value)])
+}
+
+/// Lets all vCPUs of a new VM count the same. KVM does so by itself only for those that it makes within
+/// a second of each other.
+pub(super) fn share_tsc_offset(first: &VcpuFd, other: &VcpuFd) -> Result<()> {
+    match ioctl::get_tsc_offset(first) {
+        Ok(offset) => {
+            ioctl::set_tsc_offset(other, offset).map_err(|e| failed("KVM_VCPU_TSC_OFFSET", e))
+        }
+        // Older kernels have no such attribute.
+        Err(_) => Ok(()),
+    }
 }
 
 // ---- the VM ----
@@ -456,10 +490,21 @@ pub(super) fn load_vm(fd: &VmFd, sections: &[Section]) -> Result<()> {
 /// Sets the guest's clock to the saved one plus the wall time that passed since.
 pub(super) fn load_clock(fd: &VmFd, sections: &[Section]) -> Result<()> {
     let saved: kvm_clock_data = value_of(sections, Kind::Clock, 0)?;
-    let passed = realtime_now().saturating_sub(saved.realtime);
-    let clock = kvm_clock_data {
-        clock: saved.clock.saturating_add(passed),
-        ..Default::default()
+    let knows_realtime = fd.check_extension_int(Cap::AdjustClock).cast_unsigned();
+    let clock = if knows_realtime & KVM_CLOCK_REALTIME != 0 {
+        // KVM adds what passed, at the very moment at which it sets the clock.
+        kvm_clock_data {
+            clock: saved.clock,
+            realtime: saved.realtime,
+            flags: KVM_CLOCK_REALTIME,
+            ..Default::default()
+        }
+    } else {
+        let passed = realtime_now().saturating_sub(saved.realtime);
+        kvm_clock_data {
+            clock: saved.clock.saturating_add(passed),
+            ..Default::default()
+        }
     };
     fd.set_clock(&clock).map_err(|e| failed("KVM_SET_CLOCK", e))
 }

@@ -1,18 +1,20 @@
 //! `/dev/kvm`: what this host can do, and the making of VMs.
 
 use std::ffi::c_ulong;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_SREGS2, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs,
-    kvm_enable_cap, kvm_msr_entry, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SREGS2,
+    KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE, Msrs, kvm_enable_cap, kvm_msr_entry,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, VmFd};
 
-use super::cpuid;
 use super::vcpu::KvmVcpu;
 use super::vm::KvmVm;
+use super::{cpuid, state};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{HostFacts, Hypervisor, NewVm, Vcpu};
 use crate::memory::GuestRam;
@@ -33,6 +35,9 @@ const REQUIRED: [(Cap, &str); 8] = [
     (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
     (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
 ];
+
+/// Registers of Hyper-V (Linux `include/hyperv/hvgdk.h`).
+const HYPER_V_MSRS: RangeInclusive<u32> = 0x4000_0000..=0x4000_01ff;
 
 /// What a vCPU needs to know of the host; the same for all of them.
 #[derive(Debug)]
@@ -129,24 +134,32 @@ impl Hypervisor for Kvm {
                 .map_err(|e| failed("mapping guest memory", e))?;
         }
         let fd = Arc::new(fd);
-        let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
+        let mut fds = Vec::new();
         let mut tsc_khz = 0;
         for index in 0..cpus {
             let vcpu = fd
                 .create_vcpu(u64::from(index))
                 .map_err(|e| failed("creating a vCPU", e))?;
-            let cpuid = cpuid::for_vcpu(&guest.cpuid, index)?;
+            let cpuid = cpuid::for_vcpu(&guest.cpuid, index, cpus)?;
             vcpu.set_cpuid2(&cpuid)
                 .map_err(|e| failed("setting a vCPU's CPUID", e))?;
             tsc_khz = vcpu
                 .get_tsc_khz()
                 .map_err(|e| failed("the TSC's frequency", e))?;
-            let vm = Arc::clone(&fd);
+            if let Some(first) = fds.first() {
+                state::share_tsc_offset(first, &vcpu)?;
+            }
+            fds.push(vcpu);
+        }
+        let tsc_offset = Arc::new(state::TscOffset::default());
+        let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
+        for (index, vcpu) in (0..).zip(fds) {
             vcpus.push(Box::new(KvmVcpu::new(
                 vcpu,
-                vm,
+                Arc::clone(&fd),
                 index,
                 Arc::clone(&self.limits),
+                Arc::clone(&tsc_offset),
             )?));
         }
         let vm = Arc::new(KvmVm::new(fd, Arc::clone(ram), tsc_khz));
@@ -168,6 +181,7 @@ fn prepare(fd: &VmFd) -> Result<()> {
     };
     fd.create_pit2(pit)
         .map_err(|e| failed("KVM_CREATE_PIT2", e))?;
+    disable_counters(fd);
     // Clearing by hand, so that a page is write-protected when we take it and not when the log is
     // read; and a log that starts full, so that starting it write-protects nothing at once.
     let has = fd.check_extension_raw(c_ulong::from(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
@@ -186,12 +200,30 @@ fn prepare(fd: &VmFd) -> Result<()> {
         .map_err(|e| failed("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", e))
 }
 
+/// Takes the performance counters away, which are those of one model of processor: guests are not told
+/// of them, and some use them without being told. Older kernels cannot, and only lose the difference.
+fn disable_counters(fd: &VmFd) {
+    let has = fd.check_extension_raw(c_ulong::from(KVM_CAP_PMU_CAPABILITY));
+    if has > 0 && has as u32 & KVM_PMU_CAP_DISABLE != 0 {
+        let capability = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            args: [u64::from(KVM_PMU_CAP_DISABLE), 0, 0, 0],
+            ..Default::default()
+        };
+        if let Err(error) = fd.enable_cap(&capability) {
+            tracing::debug!(%error, "performance counters stay on");
+        }
+    }
+}
+
 /// The registers to save: what KVM lists, less what cannot be read here.
 fn state_msrs(kvm: &kvm_ioctls::Kvm) -> Result<Vec<u32>> {
     let list = kvm
         .get_msr_index_list()
         .map_err(|e| failed("the list of MSRs", e))?;
-    Ok(list.as_slice().to_vec())
+    let all = list.as_slice().iter().copied();
+    // Guests are not told that we speak Hyper-V, so they never set one of its registers.
+    Ok(all.filter(|index| !HYPER_V_MSRS.contains(index)).collect())
 }
 
 fn host_facts(kvm: &kvm_ioctls::Kvm, xsave_size: usize) -> Result<HostFacts> {

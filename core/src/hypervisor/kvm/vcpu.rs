@@ -24,6 +24,8 @@ pub(super) struct KvmVcpu {
     index: u32,
     kicker: Arc<Kicker>,
     limits: Arc<HostLimits>,
+    /// Shared by all vCPUs of the VM.
+    tsc_offset: Arc<state::TscOffset>,
     /// What a load left for `resume`.
     deferred: state::Deferred,
     /// Ends each run after a time, where that was asked for.
@@ -38,6 +40,7 @@ impl KvmVcpu {
         vm: Arc<VmFd>,
         index: u32,
         limits: Arc<HostLimits>,
+        tsc_offset: Arc<state::TscOffset>,
     ) -> Result<Self> {
         let kicker = Kicker::new(&fd, limits.run_size).map_err(|e| failed("mapping a vCPU", e))?;
         Ok(Self {
@@ -46,6 +49,7 @@ impl KvmVcpu {
             index,
             kicker: Arc::new(kicker),
             limits,
+            tsc_offset,
             deferred: state::Deferred::default(),
             alarm: None,
             unfinished: false,
@@ -207,12 +211,14 @@ impl Vcpu for KvmVcpu {
     }
 
     fn load(&mut self, sections: &[Section]) -> Result<()> {
+        self.tsc_offset.forget();
         self.deferred = state::load_vcpu(&self.fd, self.index, &self.limits, sections)?;
         Ok(())
     }
 
     fn resume(&mut self) -> Result<()> {
-        state::resume_vcpu(&self.fd, std::mem::take(&mut self.deferred))
+        let deferred = std::mem::take(&mut self.deferred);
+        state::resume_vcpu(&self.fd, deferred, &self.tsc_offset)
     }
 }
 

@@ -9,10 +9,8 @@ use super::plan::{Plan, Segment, Start, check_range};
 use crate::error::Result;
 use crate::memory::Layout;
 
-/// Where the setup header begins in the file, as in the boot parameters.
-pub(super) const HEADER: u64 = 0x1f1;
 /// Longest header that the boot parameters have room for.
-const HEADER_MAX: usize = 0x290 - 0x1f1;
+const HEADER_MAX: usize = 0x290 - linux::HEADER;
 /// The protocol that a 64-bit entry came with.
 const VERSION_MIN: u16 = 0x020c;
 /// `loadflags`: the kernel proper is loaded at 1 MiB or above.
@@ -143,8 +141,8 @@ fn place(header: &Header<'_>, layout: &Layout, needs: u64) -> Result<u64> {
 /// The header for the boot parameters: the kernel's own, with what a boot loader fills in.
 fn setup_header(header: &Header<'_>, gpa: u64) -> Vec<u8> {
     // The byte at 0x201 is the jump over the header, and so says where it ends.
-    let len = usize::from(header.u8(0x201)) + 0x202 - 0x1f1;
-    let mut out = header.bytes[0x1f1..][..len.min(HEADER_MAX)].to_vec();
+    let len = usize::from(header.u8(0x201)) + 0x202 - linux::HEADER;
+    let mut out = header.bytes[linux::HEADER..][..len.min(HEADER_MAX)].to_vec();
     // Fits: below 4 GiB, by the check of its range.
     let code = u32::try_from(gpa).unwrap_or(u32::MAX);
     linux::patch(&mut out, 0x214, &code.to_le_bytes());

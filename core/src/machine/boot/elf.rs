@@ -71,8 +71,7 @@ pub(super) fn plan(kernel: &BootFile, layout: &Layout) -> Result<Plan> {
         match program.u32(0) {
             SEGMENT_LOAD if program.u64(0x28) > 0 => {
                 let segment = segment(kernel, &program)?;
-                let last = segment.gpa.checked_add(segment.memory_size);
-                let last = last.unwrap_or(u64::MAX);
+                let last = segment.gpa.saturating_add(segment.memory_size);
                 check_range(kernel, layout, segment.gpa, last)?;
                 end = last.max(end);
                 segments.push(segment);

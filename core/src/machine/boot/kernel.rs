@@ -64,7 +64,8 @@ impl KernelImage {
         acpi::write(ram, hardware)?;
         let mut told = Told {
             initrd: None,
-            cmdline: self.cmdline.len(),
+            // Checked: it is short.
+            cmdline: u32::try_from(self.cmdline.len()).unwrap_or(0),
         };
         if let (Some(initrd), Some(address)) = (&self.initrd, address) {
             initrd.copy_to(ram, address, 0, initrd.size())?;

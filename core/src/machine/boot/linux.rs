@@ -2,11 +2,10 @@
 //! (Linux `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol").
 #![forbid(unsafe_code)]
 
-use super::bzimage::HEADER;
 use super::low;
 use super::memory_map::{MemoryRange, memory_map};
 use crate::error::Result;
-use crate::hypervisor::Entry;
+use crate::hypervisor::{Entry, Writer};
 use crate::memory::{GuestRam, PAGE_BYTES, PAGE_SIZE};
 
 /// What a kernel is told, besides its command line, which lies at its fixed place.
@@ -15,7 +14,7 @@ pub(super) struct Told {
     /// Address and length of the initial RAM disk.
     pub(super) initrd: Option<(u64, u64)>,
     /// Bytes of the command line.
-    pub(super) cmdline: usize,
+    pub(super) cmdline: u32,
 }
 
 /// A boot loader without a number of its own.
@@ -24,23 +23,27 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const RANGES_MAX: usize = 128;
 
 // Offsets in the boot parameters (Linux `arch/x86/include/uapi/asm/bootparam.h`).
-const ACPI_ROOT: u64 = 0x70;
-const INITRD_HIGH: u64 = 0xc0;
-const INITRD_SIZE_HIGH: u64 = 0xc4;
-const RANGES: u64 = 0x1e8;
-const LOADER: u64 = 0x210;
-const INITRD: u64 = 0x218;
-const INITRD_SIZE: u64 = 0x21c;
-const CMDLINE: u64 = 0x228;
-const CMDLINE_SIZE: u64 = 0x238;
-const RANGE_TABLE: u64 = 0x2d0;
+/// The setup header, which lies at the same offset in a bzImage.
+pub(super) const HEADER: usize = 0x1f1;
+const ACPI_ROOT: usize = 0x70;
+const INITRD_HIGH: usize = 0xc0;
+const INITRD_SIZE_HIGH: usize = 0xc4;
+const CMDLINE_HIGH: usize = 0xc8;
+const RANGES: usize = 0x1e8;
+const LOADER: usize = 0x210;
+const INITRD: usize = 0x218;
+const INITRD_SIZE: usize = 0x21c;
+const CMDLINE: usize = 0x228;
+const CMDLINE_SIZE: usize = 0x238;
+const RANGE_TABLE: usize = 0x2d0;
+/// Bytes of an entry of that table.
+const RANGE_SIZE: usize = 20;
 
 /// Overwrites the field of a setup header that lies at `offset` in the boot parameters, if the header
 /// reaches so far.
-pub(super) fn patch(header: &mut [u8], offset: u64, value: &[u8]) {
-    let at = usize::try_from(offset - HEADER).unwrap_or(usize::MAX);
-    let field = header.get_mut(at..).and_then(|f| f.get_mut(..value.len()));
-    if let Some(field) = field {
+pub(super) fn patch(header: &mut [u8], offset: usize, value: &[u8]) {
+    let field = header.get_mut(offset - HEADER..);
+    if let Some(field) = field.and_then(|field| field.get_mut(..value.len())) {
         field.copy_from_slice(value);
     }
 }
@@ -70,45 +73,38 @@ pub(super) fn write(ram: &GuestRam, entry: u64, header: &[u8], told: &Told) -> R
     })
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "offsets of a page, addresses in low memory, halves of others, and a bounded count"
-)]
 fn boot_parameters(ram: &GuestRam, header: &[u8], told: &Told) -> [u8; PAGE_BYTES] {
     let mut page = [0; PAGE_BYTES];
-    let mut put = |offset: u64, value: &[u8]| {
-        let at = offset as usize;
-        page[at..at + value.len()].copy_from_slice(value);
-    };
+    let mut put = |at: usize, value: &[u8]| page[at..at + value.len()].copy_from_slice(value);
     put(HEADER, header);
     put(LOADER, &[LOADER_UNDEFINED]);
     put(ACPI_ROOT, &low::ACPI.to_le_bytes());
-    put(CMDLINE, &(low::CMDLINE as u32).to_le_bytes());
-    put(CMDLINE_SIZE, &(told.cmdline as u32).to_le_bytes());
-    let (address, size) = told.initrd.unwrap_or_default();
-    let halves = |value: u64| {
-        (
-            (value as u32).to_le_bytes(),
-            ((value >> 32) as u32).to_le_bytes(),
-        )
-    };
-    let ((address_low, address_high), (size_low, size_high)) = (halves(address), halves(size));
-    put(INITRD, &address_low);
-    put(INITRD_HIGH, &address_high);
-    put(INITRD_SIZE, &size_low);
-    put(INITRD_SIZE_HIGH, &size_high);
+    put(CMDLINE_SIZE, &told.cmdline.to_le_bytes());
+    let (initrd, size) = told.initrd.unwrap_or_default();
+    // Numbers that once had 32 bits have their upper half elsewhere.
+    for (lower, upper, value) in [
+        (CMDLINE, CMDLINE_HIGH, low::CMDLINE),
+        (INITRD, INITRD_HIGH, initrd),
+        (INITRD_SIZE, INITRD_SIZE_HIGH, size),
+    ] {
+        let value = value.to_le_bytes();
+        put(lower, &value[..4]);
+        put(upper, &value[4..]);
+    }
+    let mut count = 0;
     let ranges = memory_map(ram.layout());
     debug_assert!(ranges.len() <= RANGES_MAX);
-    put(RANGES, &[ranges.len().min(RANGES_MAX) as u8]);
-    for (index, range) in (0u64..).zip(ranges.iter().take(RANGES_MAX)) {
-        put(RANGE_TABLE + index * 20, &e820(range));
+    for (index, range) in ranges.iter().take(RANGES_MAX).enumerate() {
+        put(RANGE_TABLE + index * RANGE_SIZE, &e820(range));
+        count += 1;
     }
+    put(RANGES, &[count]);
     page
 }
 
-/// An entry of the table: 20 bytes.
-fn e820(range: &MemoryRange) -> [u8; 20] {
-    let mut out = [0; 20];
+/// An entry of the table.
+fn e820(range: &MemoryRange) -> [u8; RANGE_SIZE] {
+    let mut out = [0; RANGE_SIZE];
     out[..8].copy_from_slice(&range.start.to_le_bytes());
     out[8..16].copy_from_slice(&range.size.to_le_bytes());
     out[16..].copy_from_slice(&(range.kind as u32).to_le_bytes());
@@ -132,17 +128,22 @@ fn write_page_tables(ram: &GuestRam) -> Result<()> {
     const DIRECTORIES: u64 = 4;
     let upper = low::PAGE_TABLES + PAGE_SIZE;
     let directories = upper + PAGE_SIZE;
+    let mut tables = Writer::default();
     // The rest of both upper tables has to be empty, also after a kernel that ran before.
-    let mut tables = vec![0; 2 * PAGE_BYTES];
-    tables[..8].copy_from_slice(&(upper | TABLE).to_le_bytes());
-    for (index, at) in (0..DIRECTORIES).zip((PAGE_BYTES..).step_by(8)) {
-        let directory = (directories + index * PAGE_SIZE) | TABLE;
-        tables[at..at + 8].copy_from_slice(&directory.to_le_bytes());
-    }
+    let mut table = |entries: &[u64]| {
+        for index in 0..512 {
+            tables.u64(entries.get(index).copied().unwrap_or(0));
+        }
+    };
+    table(&[upper | TABLE]);
+    let all: Vec<u64> = (0..DIRECTORIES)
+        .map(|index| (directories + index * PAGE_SIZE) | TABLE)
+        .collect();
+    table(&all);
     for page in 0..DIRECTORIES * 512 {
-        tables.extend_from_slice(&((page << 21) | LARGE_PAGE).to_le_bytes());
+        tables.u64((page << 21) | LARGE_PAGE);
     }
-    ram.write(low::PAGE_TABLES, &tables)
+    ram.write(low::PAGE_TABLES, &tables.0)
 }
 
 #[cfg(test)]
@@ -211,6 +212,6 @@ mod tests {
         }
         assert_eq!(step(low::PAGE_TABLES, 1), 0);
         assert_eq!(step(low::PAGE_TABLES + 4096, 4), 0);
-        const { assert!(low::PAGE_TABLES + 6 * 4096 <= low::CMDLINE) };
+        const { assert!(low::PAGE_TABLES + 6 * PAGE_SIZE <= low::CMDLINE) };
     }
 }
