@@ -195,7 +195,6 @@ impl GuestRam {
 
     /// Gives pages that a guest has no use for back to the host, and records them as changed: whoever
     /// copies this memory has to learn that they are zeros now.
-    #[allow(dead_code, reason = "the balloon takes it with the next change")]
     pub(crate) fn give_back(&self, pages: &PageRange) -> Result<()> {
         self.punch(pages)?;
         self.mark_changed(pages);

@@ -5,26 +5,39 @@
 //! nothing of it is believed before it was checked. The machine holds each as a [`Virtio`].
 #![forbid(unsafe_code)]
 
+mod balloon;
 mod block;
 mod chain;
 mod core;
 mod device;
 mod queue;
+mod rng;
 mod transport;
 
 #[cfg(any(test, fuzzing))]
 mod driver;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
+#[cfg(fuzzing)]
+pub(crate) use self::fuzz::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
+
+pub(in crate::machine) use self::core::Workers;
+use self::device::Device;
+use self::transport::Mmio;
 #[allow(
     unused_imports,
     reason = "the machine takes them in with the next change"
 )]
-pub(in crate::machine) use self::block::{Block, BlockConfig, Counters, Disk, FileDisk};
-pub(in crate::machine) use self::core::Workers;
-use self::device::Device;
-use self::transport::Mmio;
+pub(in crate::machine) use self::{
+    balloon::{Balloon, Statistics},
+    block::{Block, BlockConfig, Counters, Disk, FileDisk},
+    rng::Rng,
+};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Kind, Reader, Section, Vm, Writer, sections_of};
 use crate::memory::GuestRam;

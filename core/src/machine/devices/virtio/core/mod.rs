@@ -253,6 +253,12 @@ impl Core {
         self.lock().paused
     }
 
+    /// Workers that wait for something to do.
+    #[cfg(test)]
+    pub(super) fn sleeping(&self) -> usize {
+        self.lock().sleeping
+    }
+
     /// Work goes on: every queue is looked at, and what the driver has not taken notice of is told
     /// again.
     pub(super) fn resume(&self) {

@@ -75,16 +75,17 @@ impl Core {
             queues.push(queue);
         }
         reader.finish()?;
-        let restored = State::restored(status, features, generation, queues)
+        State::check(status, &queues)
             .map_err(|why| refused(&format!("device {instance}: {why}")))?;
 
         let mut reader = body_of(sections, device.kind(), instance)?;
         device.load(&mut reader)?;
         reader.finish()?;
-        if restored.is_driven() {
+        let mut state = self.lock();
+        state.restore(status, features, generation, queues);
+        if state.is_driven() {
             device.activate(features);
         }
-        *self.lock() = restored;
         Ok(())
     }
 }

@@ -77,27 +77,31 @@ impl State {
         }
     }
 
-    /// The state of a device that was saved; paused, as a new one.
-    pub(super) fn restored(
+    /// Whether a device can be in such a state, or what is wrong with it.
+    pub(super) fn check(status: u8, queues: &[Queue]) -> Result<(), &'static str> {
+        if status & !(SETTABLE | NEEDS_RESET) != 0 {
+            return Err("its status has unknown bits");
+        }
+        let in_use = status & DRIVER_OK != 0 || queues.iter().any(Queue::is_ready);
+        if status & FEATURES_OK == 0 && in_use {
+            return Err("its driver runs without features");
+        }
+        Ok(())
+    }
+
+    /// Takes over what a driver has made of another device, which was checked. What the workers do
+    /// here stays as it is.
+    pub(super) fn restore(
+        &mut self,
         status: u8,
         features: u64,
         generation: u32,
         queues: Vec<Queue>,
-    ) -> Result<Self, &'static str> {
-        if status & !(SETTABLE | NEEDS_RESET) != 0 {
-            return Err("its status has unknown bits");
-        }
-        if status & FEATURES_OK == 0
-            && (status & DRIVER_OK != 0 || queues.iter().any(Queue::is_ready))
-        {
-            return Err("its driver runs without features");
-        }
-        Ok(Self {
-            status,
-            features,
-            generation,
-            ..Self::new(queues)
-        })
+    ) {
+        self.status = status;
+        self.features = features;
+        self.generation = generation;
+        self.queues = queues;
     }
 
     pub(super) fn status(&self) -> u8 {
