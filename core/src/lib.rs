@@ -205,4 +205,24 @@ pub mod fuzzing {
     pub fn snapshot(data: &[u8]) {
         crate::snapshot::fuzz_snapshot(data);
     }
+
+    /// See `machine::fuzz_registers`.
+    pub fn virtio_mmio(data: &[u8]) {
+        crate::machine::fuzz_registers(data);
+    }
+
+    /// See `machine::fuzz_block`.
+    pub fn virtio_block(data: &[u8]) {
+        crate::machine::fuzz_block(data);
+    }
+
+    /// See `machine::fuzz_rng`.
+    pub fn virtio_rng(data: &[u8]) {
+        crate::machine::fuzz_rng(data);
+    }
+
+    /// See `machine::fuzz_balloon`.
+    pub fn virtio_balloon(data: &[u8]) {
+        crate::machine::fuzz_balloon(data);
+    }
 }

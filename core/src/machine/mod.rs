@@ -19,6 +19,8 @@ mod vcpu;
 pub(crate) use boot::Image;
 pub(crate) use console::Console;
 pub(crate) use devices::News;
+#[cfg(fuzzing)]
+pub(crate) use devices::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use disk_lock::DiskLock;
 pub(crate) use machine::{Hooks, Machine, MachineConfig};

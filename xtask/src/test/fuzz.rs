@@ -13,7 +13,17 @@ use std::{
 use serde_json::Value;
 
 /// The targets, each a program of `fuzz/Cargo.toml` and a folder of `fuzz/corpus`.
-pub(super) const TARGETS: &[&str] = &["frames", "messages", "sessions", "migration", "snapshot"];
+pub(super) const TARGETS: &[&str] = &[
+    "frames",
+    "messages",
+    "sessions",
+    "migration",
+    "snapshot",
+    "virtio_mmio",
+    "virtio_block",
+    "virtio_rng",
+    "virtio_balloon",
+];
 
 /// The host that the library's node half is for, and with it the targets. Naming it keeps the instruments out of
 /// what runs while building: build scripts and macros.

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 pub(crate) use self::pulse::{News, Pulse};
 use self::serial::SerialPort;
+#[cfg(fuzzing)]
+pub(crate) use self::virtio::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
 use super::console::Console;
 use super::vcpu::End;
 use crate::error::Result;

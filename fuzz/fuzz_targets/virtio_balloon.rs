@@ -1,0 +1,5 @@
+//! A driver asks a balloon for anything.
+#![no_main]
+#![forbid(unsafe_code)]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dwcp::fuzzing::virtio_balloon(data));
