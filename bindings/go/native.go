@@ -112,8 +112,11 @@ func init() {
 // Version is the version of the library, such as "3.0.0".
 func Version() string { return C.GoString(C.dwcp_version()) }
 
-// batch is how many completions, and how many items of a stream, are taken at once.
+// batch is how many completions are taken at once.
 const batch = 256
+
+// itemsMax is how many items of a stream are taken at once; as many wait in its channel.
+const itemsMax = 128
 
 // result is what an operation came to. Whoever takes it frees what the pointers lead to.
 type result C.dwcp_go_end
@@ -385,13 +388,13 @@ func newNativeStream(ptr *C.dwcp_stream) *nativeStream {
 	return s
 }
 
-// next waits for items and hands them to read: a JSON list of up to batch of them, or what a console
+// next waits for items and hands them to read: a JSON list of up to itemsMax of them, or what a console
 // printed. It returns io.EOF at the end, also where that came because ctx ended.
 func (s *nativeStream) next(ctx context.Context, read func([]byte) error) error {
 	q, p := ends(), pendings.Get().(*pending)
 	defer pendings.Put(p)
 	tag := q.register(p)
-	status := C.dwcp_go_next(s.ptr, batch, q.cq, tag, (*C.dwcp_go_end)(&p.now), &p.fail)
+	status := C.dwcp_go_next(s.ptr, itemsMax, q.cq, tag, (*C.dwcp_go_end)(&p.now), &p.fail)
 	r, err := q.wait(ctx, p, tag, status, s.close)
 	runtime.KeepAlive(s)
 	if err != nil {

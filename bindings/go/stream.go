@@ -56,7 +56,7 @@ func open[T any](
 	if err != nil {
 		return nil, err
 	}
-	items := make(chan T, batch)
+	items := make(chan T, itemsMax)
 	go func() {
 		err := pump(ctx, stream, items, item)
 		if err != nil && err != io.EOF && ctx.Err() == nil {
@@ -72,7 +72,7 @@ func open[T any](
 var errDone = errors.New("the context has ended")
 
 func pump[T any](ctx context.Context, stream *nativeStream, items chan<- T, item func(*reader, *T)) error {
-	list := make([]T, 0, batch)
+	list := make([]T, 0, itemsMax)
 	for {
 		list = list[:0]
 		err := stream.next(ctx, func(json []byte) error {

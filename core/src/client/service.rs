@@ -16,7 +16,9 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Items between a producer and its consumer: enough that they need not take turns, and little
 /// enough that a consumer who stops reading costs nothing.
 const BUFFER: usize = 16;
-/// The same of events, which are small and come in bursts: waking each other takes longer than making a few of them.
+/// The same of events where they are made: they are small and come in bursts, and waking each other takes longer than
+/// making a few of them.
+#[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
 const EVENT_BUFFER: usize = 64;
 
 /// The producing end of a stream. An error is the last thing it sends.
@@ -56,11 +58,15 @@ impl ItemStream {
     }
 
     /// Both ends of a new stream.
-    pub(crate) fn channel(subscription: &Subscription) -> (ItemSink, ItemStream) {
-        let (sink, items) = mpsc::channel(match subscription {
-            Subscription::Watch { .. } => EVENT_BUFFER,
-            _ => BUFFER,
-        });
+    pub(crate) fn channel() -> (ItemSink, ItemStream) {
+        let (sink, items) = mpsc::channel(BUFFER);
+        (sink, ItemStream(items))
+    }
+
+    /// Both ends of a new stream of a node's events.
+    #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]
+    pub(crate) fn events() -> (ItemSink, ItemStream) {
+        let (sink, items) = mpsc::channel(EVENT_BUFFER);
         (sink, ItemStream(items))
     }
 }

@@ -32,7 +32,7 @@ impl Service for Scripted {
     }
 
     fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
-        let (sink, items) = ItemStream::channel(&subscription);
+        let (sink, items) = ItemStream::channel();
         self.asked
             .lock()
             .unwrap()

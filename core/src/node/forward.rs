@@ -125,7 +125,7 @@ impl Shared {
         if self.peers().is_empty() {
             return Ok(stream);
         }
-        let (sink, relayed) = ItemStream::channel(&subscription);
+        let (sink, relayed) = ItemStream::channel();
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             shared.relay(&vm_id, subscription, stream, sink).await;

@@ -35,7 +35,10 @@ impl Shared {
                 self.limits.max_streams
             ))
         })?;
-        let (sink, stream) = ItemStream::channel(&subscription);
+        let (sink, stream) = match subscription {
+            Subscription::Watch { .. } => ItemStream::events(),
+            _ => ItemStream::channel(),
+        };
         match subscription {
             Subscription::Watch {
                 vm_id,

@@ -240,13 +240,13 @@ impl Shared {
                 self.max_streams
             ))
         })?;
-        let (sink, items) = ItemStream::channel(&subscription);
         let mut resume = Resume::new(subscription);
         let request = resume.request();
         let deadline = self.deadline();
         let open = || self.subscribe_once(&request, deadline);
         let feed = self.repeat(true, deadline, open).await?;
         resume.opened(feed.store());
+        let (sink, items) = ItemStream::channel();
         let runtime = self.runtime.clone();
         let pump = Pump {
             shared: self,
