@@ -478,7 +478,8 @@ async fn every_limit_is_met_and_named() {
         assert_eq!(vms.get(&b.id).await.unwrap().state, VMState::Stopped);
 
         let mut console = vms.console(&a.id).await.unwrap();
-        // The built-in guest does not read: the port's FIFO has 64 bytes.
+        // The built-in guest does not read: 64 KiB wait, and the port's FIFO has 64 bytes.
+        console.write(&[b'x'; 64 << 10]).await.unwrap();
         console.write(&[b'x'; 64]).await.unwrap();
         let error = refused(console.write(b"yz").await);
         assert_eq!(

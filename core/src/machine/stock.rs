@@ -8,6 +8,7 @@
 //!
 //! `DWCP_TEST_VMLINUX` may name the same kernel as an ELF file. The guest prints `GUEST-UP`, with the
 //! number of its processors behind `cpus=`, and then runs a shell on its console.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};

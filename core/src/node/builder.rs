@@ -340,7 +340,7 @@ impl NodeBuilder {
                 huge_pages: true,
                 disk: disks.are_kept(),
                 disk_iops_limit: disks.are_kept(),
-                io_threads: true,
+                io_threads: disks.are_kept(),
                 ..NodeCapabilities::default()
             },
             labels: self.labels,

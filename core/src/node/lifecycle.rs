@@ -50,10 +50,10 @@ impl Shared {
         if config.image == IMAGE_DEFAULT {
             config.image.clone_from(&self.default_image);
         }
+        config.check_supported(&self.capabilities)?;
         let boots = self.boots(&config.image, config.memory, &config.annotations)?;
         boots.check(config.memory)?;
         disks::settle_size(&mut config, boots.disk())?;
-        config.check_supported(&self.capabilities)?;
         RestartPolicy::of(&config.labels, &config.annotations)?;
         let make = self.make(config, &boots, asked.as_ref());
         let vm = match &asked {

@@ -159,9 +159,8 @@ mod tests {
     fn seen(leaf: kvm_cpuid_entry2, vcpu: u32, cpus: u32) -> [u32; 4] {
         let leaves = offered(&[leaf], true);
         let table = for_vcpu(&leaves, vcpu, cpus).unwrap();
-        let [entry] = table.as_slice() else {
-            panic!("{leaves:?}")
-        };
+        // A level that was added comes behind it.
+        let entry = table.as_slice().first().unwrap();
         [entry.eax, entry.ebx, entry.ecx, entry.edx]
     }
 

@@ -208,6 +208,7 @@ pub(super) mod tests {
                 put(at + field, &value.to_le_bytes());
             }
         }
+        put(0x200, &[0xf4; 16]);
         // A note that is not ours, then the one that is.
         put(0x300, &[4, 0, 0, 0, 2, 0, 0, 0, 6, 0, 0, 0]);
         put(0x30c, b"Xen\0ab\0\0");

@@ -140,7 +140,7 @@ mod tests {
         let error = image(vec![0; 5000]).check(128 << 20).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "invalid configuration: kernel: neither a bzImage nor an ELF file"
+            "invalid config: kernel: neither a bzImage nor an ELF file"
         );
         let error = image(bzimage::tests::sample()).check(1 << 20).unwrap_err();
         assert!(error.to_string().contains("give it more"), "{error}");
