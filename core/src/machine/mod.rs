@@ -14,6 +14,8 @@ mod devices;
 mod machine;
 #[cfg(all(test, stock_kernel))]
 mod stock;
+#[cfg(test)]
+mod tiny;
 mod vcpu;
 
 pub(crate) use boot::Image;

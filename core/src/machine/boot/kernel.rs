@@ -4,7 +4,7 @@
 use super::file::BootFile;
 use super::linux::Told;
 use super::plan::{Plan, Start};
-use super::{Hardware, acpi, bzimage, cmdline, elf, linux, pvh};
+use super::{Hardware, acpi, bzimage, cmdline, elf, linux, pvh, reset_vector};
 use crate::error::Result;
 use crate::hypervisor::Entry;
 use crate::memory::{GuestRam, Layout};
@@ -62,6 +62,7 @@ impl KernelImage {
         plan.load(ram, &self.kernel)?;
         cmdline::write(ram, &self.cmdline, plan.cmdline_max)?;
         acpi::write(ram, hardware)?;
+        reset_vector::write(ram)?;
         let mut told = Told {
             initrd: None,
             // Checked: it is short.
@@ -130,6 +131,9 @@ mod tests {
             let mut root = [0; 8];
             ram.read(0xe_0000, &mut root).unwrap();
             assert_eq!(root, *b"RSD PTR ");
+            let mut code = [0; 6];
+            ram.read(0xf_fff0, &mut code).unwrap();
+            assert_eq!(code, [0xba, 0x00, 0x06, 0xb0, 0x01, 0xee]);
             assert!(!ram.is_zero(0x100_0000 / 4096));
             assert_eq!(image.load(&ram, &hardware), Ok(entries), "and again");
         }

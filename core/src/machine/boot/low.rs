@@ -24,5 +24,7 @@ pub(super) const CMDLINE: u64 = 0x2_0000;
 pub(super) const RAM_END: u64 = 0x9_fc00;
 /// The ACPI root pointer, in the range that is searched for it, then the tables.
 pub(super) const ACPI: u64 = 0xe_0000;
+/// Where a processor in real mode begins after a reset; ACPI tables end before it.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where RAM goes on, and kernels may be loaded.
 pub(super) const HIGH: u64 = 0x10_0000;

@@ -2,7 +2,8 @@
 //!
 //! `Image` is what a machine runs: the built-in guest (`pulse`), or a kernel of which `bzimage` and
 //! `elf` make a `plan`: what of the file goes where. `linux` and `pvh` write what such a kernel is
-//! told, with the `memory_map`, the command line (`cmdline`) and the `acpi` tables; `low` says where
+//! told, with the `memory_map`, the command line (`cmdline`), the `acpi` tables and
+//! the `reset_vector`; `low` says where
 //! in low memory all that lies. Called by the machine, before its vCPUs run and at each reset.
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ mod memory_map;
 mod plan;
 mod pulse;
 mod pvh;
+mod reset_vector;
 
 use std::collections::BTreeMap;
 

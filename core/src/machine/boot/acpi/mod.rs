@@ -32,9 +32,9 @@ pub(super) fn write(ram: &GuestRam, hardware: &Hardware<'_>) -> Result<()> {
         table.to_aml_bytes(&mut bytes);
         let address = at.next_multiple_of(ALIGNMENT);
         at = address + bytes.len() as u64;
-        if at > low::HIGH {
+        if at > low::RESET_VECTOR {
             return Err(DWCPError::Internal(
-                "the ACPI tables do not fit below 1 MiB".into(),
+                "the ACPI tables do not fit below the reset vector".into(),
             ));
         }
         ram.write(address, &bytes)?;
