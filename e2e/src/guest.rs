@@ -1,6 +1,7 @@
 //! A Linux guest of `debian-12-mini`, talked to over its console as a person would.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dwcp::{Client, Console, VM, VMClient, VMConfig, VMState};
@@ -19,8 +20,10 @@ pub(crate) struct Guest {
     /// What it printed and nobody has looked at.
     printed: String,
     verbose: bool,
-    asked: u32,
 }
+
+/// Number of the last command, of any guest: what a console has kept holds the answers to earlier ones.
+static ASKED: AtomicU64 = AtomicU64::new(0);
 
 /// Any error as text.
 pub(crate) fn text(error: impl Display) -> String {
@@ -67,14 +70,17 @@ impl Guest {
             console,
             printed: String::new(),
             verbose: options.verbose,
-            asked: 0,
         })
     }
 
     /// Waits until its first program says that it is up, and for the shell.
     pub(crate) async fn wait_up(&mut self) -> Result<(), String> {
         self.wait("debian-12-mini is up").await?;
-        // The shell is there when it answers.
+        self.wait_shell().await
+    }
+
+    /// Waits until the shell answers.
+    pub(crate) async fn wait_shell(&mut self) -> Result<(), String> {
         self.run("true").await.map(drop)
     }
 
@@ -103,7 +109,12 @@ impl Guest {
                     ));
                 }
                 Err(_) => {
-                    return Err(format!("`{wanted}` did not come:\n{}", self.printed));
+                    let vm = self.vms.get(&self.vm.id).await;
+                    return Err(format!(
+                        "`{wanted}` did not come, the VM is {:?}:\n{}",
+                        vm.map(|vm| (vm.state, vm.reason)),
+                        self.printed
+                    ));
                 }
             }
         }
@@ -111,9 +122,8 @@ impl Guest {
 
     /// Types a command and returns what it prints; an error where it fails.
     pub(crate) async fn run(&mut self, command: &str) -> Result<String, String> {
-        self.asked += 1;
         // Put together by the guest's shell, so that the echo of what is typed is not taken for the answer.
-        let number = self.asked;
+        let number = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
         self.type_in(&format!(
             "echo \"=be\"\"gin {number}=\"; {command}; echo \"=$?=\"\"end {number}=\"\n"
         ))

@@ -3,7 +3,7 @@
 //!
 //! `cargo xtask e2e` builds it and what its guests boot, and runs it where there is a stock KVM: here, or in a virtual
 //! host. `options` is its command line, `guest` a Linux guest that is talked to over its console, `scenarios` what is
-//! tried.
+//! tried, `serve` a node in another process, `lock` watches who may write a disk.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -12,8 +12,10 @@
 )]
 
 mod guest;
+mod lock;
 mod options;
 mod scenarios;
+mod serve;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,11 +24,23 @@ use self::options::{HELP, Options};
 use self::scenarios::SCENARIOS;
 
 /// How long a scenario may take on a host whose processors are emulated.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name, dir] = &words[..]
+        && first == "serve"
+    {
+        return match serve::serve(name, dir.as_ref()).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("the node {name}: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = match Options::parse(words.into_iter()) {
         Ok(Some(options)) => options,
         Ok(None) => {
             print!("{HELP}");

@@ -12,7 +12,7 @@ mod options;
 mod root_disk;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use self::cpio::Archive;
@@ -74,7 +74,7 @@ fn make(options: &Options) -> Result<(), String> {
     let to = options.out.join("vmlinuz");
     fs::copy(&kernel, &to).map_err(at(&kernel))?;
     let to = options.out.join("initrd.img");
-    fs::write(&to, initrd(&modules)?).map_err(at(&to))?;
+    fs::write(&to, initrd(&modules, &options.programs)?).map_err(at(&to))?;
     let disk = match options.disk {
         0 => "",
         bytes => {
@@ -91,8 +91,9 @@ fn make(options: &Options) -> Result<(), String> {
     fs::write(&to, manifest).map_err(at(&to))
 }
 
-/// The first file system: BusyBox, the modules with the order to load them in, and what runs first.
-fn initrd(modules: &Modules) -> Result<Vec<u8>, String> {
+/// The first file system: BusyBox and other programs, the modules with the order to load them in, and what runs
+/// first.
+fn initrd(modules: &Modules, programs: &[PathBuf]) -> Result<Vec<u8>, String> {
     let busybox = fs::read(BUSYBOX)
         .map_err(|error| format!("{BUSYBOX}: {error}; apt-get install busybox-static"))?;
     let mut archive = Archive::default();
@@ -113,6 +114,11 @@ fn initrd(modules: &Modules) -> Result<Vec<u8>, String> {
         archive.folder(folder);
     }
     archive.file("bin/busybox", 0o755, &busybox);
+    for program in programs {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let content = fs::read(program).map_err(at(program))?;
+        archive.file(&format!("bin/{name}"), 0o755, &content);
+    }
     archive.file("init", 0o755, include_bytes!("init.sh"));
     archive.file(
         "etc/acpi/PWRF/00000080",

@@ -12,6 +12,7 @@ Options:
   --name NAME      what nodes will call it       [default: debian-12-mini]
   --kernel FILE    a kernel /boot/vmlinuz-…      [default: the newest cloud kernel]
   --disk SIZE      a root disk as well, of that size: 64M, 1G (needs mkfs.ext4)
+  --program FILE   a program for the guest's /bin, linked statically; may be given several times
   -h, --help       show this
 
 Needs Debian's packages linux-image-cloud-amd64 and busybox-static, and e2fsprogs for a disk.
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) kernel: Option<PathBuf>,
     /// Bytes of the root disk; 0 for none.
     pub(crate) disk: u64,
+    /// More programs for the guest.
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 impl Options {
@@ -37,6 +40,7 @@ impl Options {
             name: "debian-12-mini".into(),
             kernel: None,
             disk: 0,
+            programs: Vec::new(),
         };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -46,6 +50,7 @@ impl Options {
                 "--name" => options.name = value()?,
                 "--kernel" => options.kernel = Some(value()?.into()),
                 "--disk" => options.disk = size(&value()?)?,
+                "--program" => options.programs.push(value()?.into()),
                 other => return Err(format!("{other} is not an option; see --help")),
             }
         }

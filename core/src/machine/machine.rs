@@ -63,6 +63,8 @@ pub(crate) struct Usage {
     pub(crate) exits: u64,
     /// Bytes of host memory the guest's RAM takes now.
     pub(crate) resident: u64,
+    /// Bytes of its RAM that the guest says its programs could still get, if it says that.
+    pub(crate) available: Option<u64>,
     /// What it read and wrote of its disk.
     pub(crate) disk: DiskUsage,
 }
@@ -126,7 +128,8 @@ impl Machine {
             ))),
             Image::Kernel(_) => None,
         };
-        let bus = Bus::new(&config.name, config.disk.as_ref(), &ram, &vm)?;
+        let drivers = matches!(config.image, Image::Kernel(_));
+        let bus = Bus::new(&config.name, config.disk.as_ref(), drivers, &ram, &vm)?;
         let devices = Arc::new(Devices::new(
             Arc::clone(&vm),
             console.clone(),
@@ -402,9 +405,21 @@ impl Machine {
         self.pulse.as_ref()
     }
 
+    /// Asks the guest to lend so many bytes of its memory: it does as far as it can, and when. False: this
+    /// machine has no balloon.
+    pub(crate) fn borrow_memory(&self, bytes: u64) -> bool {
+        self.devices.bus().borrow_memory(bytes)
+    }
+
+    /// Asks the guest to say how much memory it uses, which [`usage`](Self::usage) tells from then on.
+    pub(crate) fn ask_memory(&self) {
+        self.devices.bus().ask_memory();
+    }
+
     /// What it used so far. Does not stop the guest.
     pub(crate) fn usage(&self) -> Usage {
         Usage {
+            available: self.devices.bus().available_memory(),
             cpu_time: self.vcpus.iter().map(VcpuHandle::cpu_time).sum(),
             exits: self.vcpus.iter().map(VcpuHandle::exits).sum(),
             resident: self.ram.resident().unwrap_or(0),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Shared;
+use super::balloon;
 use super::disks;
 use super::images::Boots;
 use super::metrics::Sample;
@@ -52,6 +53,7 @@ impl Shared {
         }
         config.check_supported(&self.capabilities)?;
         let boots = self.boots(&config.image, config.memory, &config.annotations)?;
+        balloon::wanted(&config.annotations, config.memory, &boots)?;
         boots.check(config.memory)?;
         disks::settle_size(&mut config, boots.disk())?;
         RestartPolicy::of(&config.labels, &config.annotations)?;
@@ -363,7 +365,7 @@ impl Shared {
 
     /// Replaces labels and annotations.
     pub(super) fn update(&self, action: &Action) -> Result<VM> {
-        let (_, vm) = self.registry.find_legal(action)?;
+        let (entry, vm) = self.registry.find_legal(action)?;
         if let Action::Update {
             labels,
             annotations,
@@ -371,13 +373,18 @@ impl Shared {
         } = action
         {
             if let Some(annotations) = annotations {
-                self.boots(&vm.config.image, vm.config.memory, annotations)?;
+                let boots = self.boots(&vm.config.image, vm.config.memory, annotations)?;
+                balloon::wanted(annotations, vm.config.memory, &boots)?;
             }
             let labels = labels.as_ref().unwrap_or(&vm.labels);
             let annotations = annotations.as_ref().unwrap_or(&vm.annotations);
             RestartPolicy::of(labels, annotations)?;
         }
-        self.registry.update(action).map(|vm| VM::clone(&vm))
+        let vm = self.registry.update(action)?;
+        entry
+            .with_machine(|machine, _| self.set_balloon(&vm, machine))
+            .transpose()?;
+        Ok(VM::clone(&vm))
     }
 
     /// Waits for the VM's lifecycle lock, and looks before and after.
@@ -559,6 +566,7 @@ impl Shared {
             disk,
         };
         let machine = Machine::new(&*self.hypervisor, ram, config, run.hooks())?;
+        self.set_balloon(vm, &machine)?;
         Ok(Running {
             machine: Arc::new(machine),
             run,

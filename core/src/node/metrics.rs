@@ -31,6 +31,8 @@ pub(super) struct Sample {
     cpu_time: Duration,
     exits: u64,
     resident: u64,
+    /// Bytes that the guest says it could still use.
+    available: Option<u64>,
     /// Bytes of its disk: read, written.
     disk: (u64, u64),
     /// Pages written, where the guest tells.
@@ -46,6 +48,7 @@ impl Sample {
             cpu_time: usage.cpu_time,
             exits: usage.exits,
             resident: usage.resident,
+            available: usage.available,
             disk: (usage.disk.read, usage.disk.written),
             written: machine.pulse().map(|pulse| pulse.pages_written()),
         }
@@ -86,7 +89,12 @@ fn between(first: &Sample, last: &Sample, vm: &VM) -> VMMetrics {
     let time = last.at.saturating_duration_since(first.at).as_secs_f64();
     let rate = |amount: f64| if time > 0.0 { amount / time } else { 0.0 };
     let cpu_time = last.cpu_time.saturating_sub(first.cpu_time);
-    let memory_used = last.resident.min(vm.config.memory);
+    // What the guest says is closer to what people mean than what its host gave it; but nobody can say
+    // that it is true.
+    let memory_used = match last.available {
+        Some(available) => vm.config.memory.saturating_sub(available),
+        None => last.resident.min(vm.config.memory),
+    };
     let written = first.written.zip(last.written);
     VMMetrics {
         // A reading takes time itself, so that short windows would show a little more than there is.
@@ -166,7 +174,11 @@ impl Shared {
             }
             let read = move || {
                 for entry in entries {
-                    entry.with_machine(|machine, run| run.samples.add(Sample::of(machine)));
+                    entry.with_machine(|machine, run| {
+                        run.samples.add(Sample::of(machine));
+                        // For the next reading.
+                        machine.ask_memory();
+                    });
                 }
                 Ok(())
             };
@@ -197,6 +209,7 @@ mod tests {
             cpu_time: Duration::from_secs(cpu),
             exits: at * 10,
             resident: at << 20,
+            available: None,
             disk: (at, at),
             written: Some(written),
         }
@@ -245,6 +258,16 @@ mod tests {
             ..now
         };
         assert_eq!(between(&none, &now, &vm()).dirty_pages_per_second, None);
+        // What a guest says of its memory goes before what the host gave it, and may be anything.
+        for (says, used) in [(0, 32 << 20), (30 << 20, 2 << 20), (u64::MAX, 0)] {
+            let told = Sample {
+                available: Some(says),
+                ..now
+            };
+            let metrics = between(&now, &told, &vm());
+            assert_eq!(metrics.memory_used, used);
+            assert_eq!(metrics.memory_used + metrics.memory_available, 32 << 20);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod balloon;
 mod builder;
 mod disks;
 mod events;

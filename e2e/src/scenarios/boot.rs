@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use dwcp::{DWCPError, StopOptions, VMEventType, VMState};
 use futures::StreamExt;
 
-use super::{Played, node};
+use super::checks::quiet;
+use super::{Played, memory, node};
 use crate::guest::{Guest, config, text};
 use crate::options::Options;
 
@@ -16,11 +17,14 @@ pub(super) async fn play(options: &Options) -> Played {
     let up = began.elapsed();
     answers(&mut guest, 1).await?;
     disk(&mut guest, options).await?;
+    memory::rng(&mut guest).await?;
+    let lent = memory::balloon(&mut guest).await?;
+    quiet(&mut guest).await?;
     guest.type_in("poweroff -f\n").await?;
     let vm = guest.wait_state(VMState::Stopped).await?;
     says(vm.reason.as_deref(), "powered off")?;
     guest.vms.destroy(&guest.vm.id).await.map_err(text)?;
-    Ok(format!("up after {:.1} s", up.as_secs_f64()))
+    Ok(format!("up after {:.1} s, {lent}", up.as_secs_f64()))
 }
 
 /// Four vCPUs; reboot, a graceful and a forced stop.

@@ -1,6 +1,10 @@
 //! What is tried, in the order in which it is.
 
 mod boot;
+mod checks;
+mod clocks;
+mod memory;
+mod migrate;
 mod pulse;
 
 use std::pin::Pin;
@@ -32,7 +36,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "boot",
-        about: "a stock kernel comes up, writes its disk, and powers off",
+        about: "a stock kernel comes up, uses its disk, its balloon and randomness, and powers off",
         open: None,
         play: |options| Box::pin(boot::play(options)),
     },
@@ -41,6 +45,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "with 4 vCPUs: reboot, power button, forced stop",
         open: None,
         play: |options| Box::pin(boot::power(options)),
+    },
+    Scenario {
+        name: "clocks",
+        about: "a guest is paused for 5 s, and put back to a snapshot",
+        open: None,
+        play: |options| Box::pin(clocks::play(options)),
+    },
+    Scenario {
+        name: "migrate",
+        about: "a guest that writes its disk moves between processes, three times there and back",
+        open: None,
+        play: |options| Box::pin(migrate::play(options)),
     },
 ];
 

@@ -17,6 +17,7 @@ pub(super) fn make(built: &Built) -> Result<PathBuf, String> {
     let folder = built.folder.join("debian-12-mini");
     let mut command = std::process::Command::new(&built.debian_image);
     command.arg("--out").arg(&folder).args(["--disk", DISK]);
+    command.arg("--program").arg(&built.checks);
     let finished = process::run(&mut command, None)
         .map_err(|error| format!("cannot run {}: {error}", built.debian_image.display()))?;
     if finished.success {

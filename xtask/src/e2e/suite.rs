@@ -20,11 +20,25 @@ const BUILD: &[&str] = &[
     "--example=debian_image",
 ];
 
+/// What it builds for the guests, which have no libraries.
+const BUILD_CHECKS: &[&str] = &[
+    "rustc",
+    "--locked",
+    "--message-format=json-render-diagnostics",
+    "--package=dwcp-e2e-guest",
+    "--bin=checks",
+    "--",
+    "-Ctarget-feature=+crt-static",
+    "-Cstrip=symbols",
+];
+
 /// The programs, and the folder for what is made with them.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) program: PathBuf,
     pub(crate) debian_image: PathBuf,
+    /// What guests run inside.
+    pub(crate) checks: PathBuf,
     pub(crate) folder: PathBuf,
 }
 
@@ -92,12 +106,17 @@ pub(super) fn build(echo: Option<Screen>) -> Result<Built, String> {
     if let Some(screen) = echo {
         screen.line("building the suite …");
     }
-    let finished = process::run(&mut process::cargo(BUILD), None)
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
-    if !finished.success {
-        return Err(finished.transcript);
-    }
-    let program = executable(&finished.stdout, "dwcp-e2e")?;
+    let cargo = |arguments: &[&str]| {
+        let finished = process::run(&mut process::cargo(arguments), None)
+            .map_err(|error| format!("cannot run cargo: {error}"))?;
+        match finished.success {
+            true => Ok(finished.stdout),
+            false => Err(finished.transcript),
+        }
+    };
+    let messages = cargo(BUILD)?;
+    let checks = executable(&cargo(BUILD_CHECKS)?, "checks")?;
+    let program = executable(&messages, "dwcp-e2e")?;
     // The program is in `<target>/<profile>`.
     let target = program
         .ancestors()
@@ -106,7 +125,8 @@ pub(super) fn build(echo: Option<Screen>) -> Result<Built, String> {
     let folder = target.join("e2e");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(Built {
-        debian_image: executable(&finished.stdout, "debian_image")?,
+        debian_image: executable(&messages, "debian_image")?,
+        checks,
         program,
         folder,
     })

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::map::{VIRTIO_MAX, VIRTIO_SIZE, virtio_base, virtio_gsi};
-use super::virtio::{Block, BlockConfig, FileDisk, MmioDevice, Place, Virtio, Workers};
+use super::virtio::{
+    Balloon, Block, BlockConfig, FileDisk, MmioDevice, Place, Rng, Virtio, Workers,
+};
 use crate::error::{DWCPError, Result};
-use crate::hypervisor::{Section, Vm};
+use crate::hypervisor::{Kind, Section, Vm};
 use crate::machine::machine::DiskConfig;
 use crate::memory::GuestRam;
 
@@ -16,6 +18,9 @@ const IO_THREADS: u8 = 2;
 
 /// The numbers of the devices, which say where they are ([`map`](super::map)). Part of the saved format.
 const DISK: u32 = 0;
+const RNG: u32 = 1;
+const BALLOON: u32 = 2;
+const _: () = assert!(BALLOON < VIRTIO_MAX);
 
 /// The devices in memory.
 #[derive(Default)]
@@ -23,6 +28,7 @@ pub(in crate::machine) struct Bus {
     /// With their numbers.
     devices: Vec<(u32, Arc<dyn MmioDevice>)>,
     disk: Option<Arc<Virtio<Block>>>,
+    balloon: Option<Arc<Virtio<Balloon>>>,
 }
 
 /// What a guest has read and written of its disk, in bytes.
@@ -33,7 +39,8 @@ pub(crate) struct DiskUsage {
 }
 
 impl Bus {
-    /// The devices of a machine; their threads are named after `name`.
+    /// The devices of a machine; their threads are named after `name`. With `drivers` the guest is one that
+    /// may have drivers for any of them.
     ///
     /// # Errors
     ///
@@ -41,11 +48,11 @@ impl Bus {
     pub(in crate::machine) fn new(
         name: &str,
         disk: Option<&DiskConfig>,
+        drivers: bool,
         ram: &Arc<GuestRam>,
         vm: &Arc<dyn Vm>,
     ) -> Result<Self> {
         let mut bus = Self::default();
-        const { assert!(DISK < VIRTIO_MAX) };
         if let Some(config) = disk {
             let file = FileDisk::open(&config.path, false)
                 .map_err(|error| DWCPError::Io(format!("{}: {error}", config.path.display())))?;
@@ -69,6 +76,18 @@ impl Bus {
             bus.devices
                 .push((DISK, Arc::clone(&disk) as Arc<dyn MmioDevice>));
             bus.disk = Some(disk);
+        }
+        if drivers {
+            let one = Workers::Threads(1);
+            let name = |device| format!("{name}/{device}");
+            let rng = Virtio::new(&name("rng"), place(RNG), Rng, ram, vm, one)?;
+            bus.devices.push((RNG, Arc::new(rng)));
+            let balloon = Balloon::default();
+            let balloon = Virtio::new(&name("balloon"), place(BALLOON), balloon, ram, vm, one)?;
+            let balloon = Arc::new(balloon);
+            bus.devices
+                .push((BALLOON, Arc::clone(&balloon) as Arc<dyn MmioDevice>));
+            bus.balloon = Some(balloon);
         }
         Ok(bus)
     }
@@ -126,6 +145,14 @@ impl Bus {
     }
 
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
+        let here = |section: &Section| self.devices.iter().any(|(n, _)| *n == section.instance);
+        let mut devices = sections.iter().filter(|s| s.kind == Kind::VirtioCore);
+        if let Some(other) = devices.find(|section| !here(section)) {
+            return Err(DWCPError::Migration(format!(
+                "machine state refused: it is of a machine with a virtio device {}, which this one has not",
+                other.instance
+            )));
+        }
         for (_, device) in &self.devices {
             device.load(sections)?;
         }
@@ -148,6 +175,25 @@ impl Bus {
     /// Those of the disk.
     pub(in crate::machine) fn reopen(&self) -> Result<()> {
         self.disk.as_ref().map_or(Ok(()), |disk| disk.reopen())
+    }
+
+    /// Asks the guest to lend so many bytes of its memory. False: this machine has no balloon.
+    pub(in crate::machine) fn borrow_memory(&self, bytes: u64) -> bool {
+        let balloon = self.balloon.as_ref();
+        balloon.map(|balloon| balloon.set_target(bytes)).is_some()
+    }
+
+    /// Asks the guest about its memory: [`available_memory`](Self::available_memory) tells what it answered. A
+    /// guest that has no driver for that is not asked.
+    pub(in crate::machine) fn ask_memory(&self) {
+        if let Some(balloon) = &self.balloon {
+            balloon.ask_statistics();
+        }
+    }
+
+    /// Bytes of memory that the guest last said its programs could still get.
+    pub(in crate::machine) fn available_memory(&self) -> Option<u64> {
+        self.balloon.as_ref()?.statistics().available
     }
 
     /// What was read and written so far.

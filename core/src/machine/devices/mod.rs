@@ -1,7 +1,7 @@
 //! What a guest reaches by I/O ports and by memory that is no RAM.
 //!
 //! `map` says where everything is, `bus` finds what is reached by memory. Each device has a file of its
-//! own, with what it does on an access, and how it is saved and
+//! own, with what it does on an access, and how it is `saved` and
 //! loaded. A device never blocks, and never fails on what a guest does: an access that means
 //! nothing reads as ones and writes nowhere.
 #![forbid(unsafe_code)]
@@ -10,8 +10,8 @@ mod bus;
 pub(super) mod map;
 pub(super) mod power;
 mod pulse;
+mod saved;
 mod serial;
-#[allow(dead_code, reason = "what disks do not use other devices will")]
 mod virtio;
 
 use std::sync::Arc;

@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::super::vcpu::End;
-use super::Then;
-use crate::error::{DWCPError, Result};
-use crate::hypervisor::{Kind, Reader, Section, Writer, sections_of};
+use super::{Then, saved};
+use crate::error::Result;
+use crate::hypervisor::{Kind, Section};
 
 /// Written to the port: start anew. The FADT says so to the guest.
 pub(in crate::machine) const RESET: u8 = 0x01;
@@ -85,8 +85,7 @@ impl Power {
     }
 
     pub(super) fn save(&self) -> Section {
-        let mut out = Writer::default();
-        out.u16(VERSION);
+        let mut out = saved::body(VERSION);
         out.u8(self.asked.load(Ordering::SeqCst));
         Section::new(Kind::Power, 0, out.0)
     }
@@ -94,25 +93,17 @@ impl Power {
     /// A state without the section is of a machine that had no power port.
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
         self.reset();
-        let Some(body) = sections_of(sections, Kind::Power, 0).next() else {
+        let Some(mut reader) = saved::find(sections, Kind::Power, 0, VERSION)? else {
             return Ok(());
         };
-        let mut reader = Reader::new(body);
-        let version = reader.u16()?;
-        if version != VERSION {
-            return Err(refused(&format!("version {version} is not known here")));
-        }
         let number = reader.u8()?;
         reader.finish()?;
-        let asked = Asked::from_number(number)
-            .ok_or_else(|| refused(&format!("request {number} is not known here")))?;
+        let asked = Asked::from_number(number).ok_or_else(|| {
+            saved::refused(&format!("request {number} of Power is not known here"))
+        })?;
         self.asked.store(asked as u8, Ordering::SeqCst);
         Ok(())
     }
-}
-
-fn refused(why: &str) -> DWCPError {
-    DWCPError::Migration(format!("machine state refused: the power port: {why}"))
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::super::vcpu::End;
-use super::Then;
-use crate::error::{DWCPError, Result};
+use super::{Then, saved};
+use crate::error::Result;
 use crate::guest::{Block, COMMAND_OFF, Doorbell, PORT_COMMAND, PORT_DOORBELL, PORT_WAIT, words};
-use crate::hypervisor::{Kind, Reader, Section, Writer, sections_of};
+use crate::hypervisor::{Kind, Section};
 use crate::memory::GuestRam;
 use crate::model::{GuestReport, Timestamp};
+
+/// Version of the section's body.
+const VERSION: u16 = 1;
 
 /// Called from a vCPU's thread when something happened that is worth an event; must not block.
 pub(crate) type OnNews = Box<dyn Fn(News) + Send + Sync>;
@@ -202,7 +205,7 @@ impl Pulse {
     /// is measured as well, as exactly as their clocks agree.
     pub(super) fn save(&self) -> Section {
         let inner = self.lock();
-        let mut out = Writer::default();
+        let mut out = saved::body(VERSION);
         out.u32(inner.command);
         out.u32(inner.filled);
         out.u64(
@@ -215,14 +218,7 @@ impl Pulse {
     }
 
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
-        let body = sections_of(sections, Kind::Pulse, 0)
-            .next()
-            .ok_or_else(|| {
-                DWCPError::Migration(
-                    "machine state refused: the built-in guest's ports are missing".into(),
-                )
-            })?;
-        let mut reader = Reader::new(body);
+        let mut reader = saved::body_of(sections, Kind::Pulse, 0, VERSION)?;
         let (command, filled) = (reader.u32()?, reader.u32()?);
         let (last_beat, longest_gap) = (reader.u64()?, reader.u64()?);
         reader.finish()?;

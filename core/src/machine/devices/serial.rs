@@ -10,12 +10,15 @@ use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial, SerialState};
 
 use super::super::console::Console;
-use super::map;
+use super::{map, saved};
 use crate::error::{DWCPError, Result};
-use crate::hypervisor::{Kind, Reader, Section, Vm, Writer, sections_of};
+use crate::hypervisor::{Kind, Section, Vm};
 use crate::model::limits::CONSOLE_WRITE_MAX;
 
 pub(super) const PORTS: Range<u16> = map::SERIAL_PORTS;
+
+/// Version of the section's body.
+const VERSION: u16 = 1;
 
 /// Most bytes that are typed and wait for the guest to read them. The port itself has room for 64.
 const TYPED_MAX: usize = CONSOLE_WRITE_MAX;
@@ -107,7 +110,7 @@ impl SerialPort {
     pub(super) fn save(&self) -> Section {
         let port = self.lock();
         let state = port.serial.state();
-        let mut out = Writer::default();
+        let mut out = saved::body(VERSION);
         for register in [
             state.baud_divisor_low,
             state.baud_divisor_high,
@@ -134,9 +137,7 @@ impl SerialPort {
     }
 
     pub(super) fn load(&self, sections: &[Section]) -> Result<()> {
-        let body = sections_of(sections, Kind::Serial, 0).next();
-        let body = body.ok_or_else(|| refused("it is missing"))?;
-        let mut reader = Reader::new(body);
+        let mut reader = saved::body_of(sections, Kind::Serial, 0, VERSION)?;
         let mut state = SerialState {
             baud_divisor_low: reader.u8()?,
             baud_divisor_high: reader.u8()?,
@@ -178,5 +179,5 @@ fn register(offset: u16) -> u8 {
 }
 
 fn refused(why: &str) -> DWCPError {
-    DWCPError::Migration(format!("machine state refused: the serial port: {why}"))
+    saved::refused(&format!("the serial port: {why}"))
 }

@@ -29,17 +29,14 @@ pub(crate) use self::fuzz::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
 pub(in crate::machine) use self::core::Workers;
 use self::device::Device;
 use self::transport::Mmio;
-#[allow(
-    unused_imports,
-    reason = "the machine takes them in with the next change"
-)]
 pub(in crate::machine) use self::{
-    balloon::{Balloon, Statistics},
-    block::{Block, BlockConfig, Counters, Disk, FileDisk},
+    balloon::Balloon,
+    block::{Block, BlockConfig, FileDisk},
     rng::Rng,
 };
-use crate::error::{DWCPError, Result};
-use crate::hypervisor::{Kind, Reader, Section, Vm, Writer, sections_of};
+use super::saved::{self, refused};
+use crate::error::Result;
+use crate::hypervisor::{Kind, Reader, Section, Vm, Writer};
 use crate::memory::GuestRam;
 
 /// What the machine needs of every device behind MMIO.
@@ -149,24 +146,10 @@ const VERSION: u16 = 1;
 
 /// The start of a section's body.
 fn body() -> Writer {
-    let mut out = Writer::default();
-    out.u16(VERSION);
-    out
+    saved::body(VERSION)
 }
 
-/// The rest of a section's body, whose version is known.
+/// The rest of a section's body.
 fn body_of(sections: &[Section], kind: Kind, instance: u32) -> Result<Reader<'_>> {
-    let body = sections_of(sections, kind, instance).next();
-    let body = body.ok_or_else(|| refused(&format!("{kind:?} of device {instance} is missing")))?;
-    let mut reader = Reader::new(body);
-    match reader.u16()? {
-        VERSION => Ok(reader),
-        other => Err(refused(&format!(
-            "version {other} of {kind:?} is not known here"
-        ))),
-    }
-}
-
-fn refused(why: &str) -> DWCPError {
-    DWCPError::Migration(format!("machine state refused: {why}"))
+    saved::body_of(sections, kind, instance, VERSION)
 }

@@ -142,6 +142,7 @@ impl Virtio<Balloon> {
     }
 
     /// Bytes that the guest says it lends now.
+    #[cfg(test)]
     pub(in crate::machine) fn lent(&self) -> u64 {
         u64::from(self.device.lock().actual) * PAGE_SIZE
     }

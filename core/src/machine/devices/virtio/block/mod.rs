@@ -193,19 +193,6 @@ impl Virtio<Block> {
         Ok(self.device.disk.reopen()?)
     }
 
-    /// Tells the guest the size that the disk has now.
-    ///
-    /// # Errors
-    ///
-    /// Those of the disk.
-    pub(in crate::machine) fn resized(&self) -> Result<()> {
-        let capacity = self.device.disk.size()? / SECTOR;
-        self.mmio.core().change_config(|| {
-            self.device.capacity.store(capacity, Ordering::SeqCst);
-        });
-        Ok(())
-    }
-
     /// What was done for the guest so far. Never waits for the device.
     pub(in crate::machine) fn counters(&self) -> Counters {
         let device = &self.device;

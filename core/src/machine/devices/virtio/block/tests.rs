@@ -342,24 +342,6 @@ fn the_serial_is_cut_and_filled() {
 }
 
 #[test]
-fn a_new_size_is_told_to_the_driver() {
-    let disk = Recording::new(64);
-    let driver = driver(&disk);
-    let capacity = || {
-        let mut bytes = [0; 8];
-        driver.device.read(0x100, &mut bytes);
-        u64::from_le_bytes(bytes)
-    };
-    assert_eq!(capacity(), 64);
-    let before = driver.get(0xfc);
-    driver.lines.take();
-    disk.bytes.lock().unwrap().resize(100 * 512 + 511, 0);
-    driver.device.resized().unwrap();
-    assert_eq!((capacity(), driver.get(0xfc)), (100, before + 1));
-    assert_eq!((driver.lines.take(), driver.acknowledge()), (1, 2));
-}
-
-#[test]
 fn the_limit_holds_requests_back_and_loses_none() {
     let disk = Recording::new(64);
     let config = BlockConfig {

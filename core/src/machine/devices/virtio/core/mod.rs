@@ -164,11 +164,6 @@ impl Core {
         }
     }
 
-    /// Queues there are.
-    pub(super) fn queues(&self) -> usize {
-        self.lock().queues().len()
-    }
-
     /// The largest size of a queue; 0: there is no such queue.
     pub(super) fn max_size(&self, queue: u32) -> u16 {
         self.lock().queue(queue).map_or(0, Queue::max_size)

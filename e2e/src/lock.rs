@@ -1,0 +1,144 @@
+//! Who has the lock of a disk, and who runs the guest, looked at from outside and all the time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Time between two looks.
+const PERIOD: Duration = Duration::from_millis(2);
+/// CPU time of a vCPU's thread between two looks, in nanoseconds, from which on it ran its guest: waking up and
+/// parking takes less.
+const RAN: u64 = 500_000;
+
+/// Looks until it is asked what it saw.
+pub(crate) struct Watcher {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) looks: u64,
+    /// Looks between which a guest ran.
+    pub(crate) running: u64,
+    /// Times at which another process had the lock than before.
+    pub(crate) changes: u64,
+    /// What must not be.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl Watcher {
+    /// Watches the lock in the folder of a VM's disk, and the vCPU threads called `name` in those processes.
+    pub(crate) fn start(folder: &Path, name: &str, processes: Vec<u32>) -> Result<Watcher, String> {
+        let path = folder.join("lock");
+        let lock = fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Only the inode: what the kernel calls the device may differ from what `stat` does.
+        let inode = format!(":{} ", lock.ino());
+        let threads = format!("{name}/vcpu");
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut seen = Seen::default();
+            let mut before = Look::take(&inode, &threads, &processes);
+            while !ended.load(Ordering::SeqCst) {
+                std::thread::sleep(PERIOD);
+                let now = Look::take(&inode, &threads, &processes);
+                seen.compare(&before, &now);
+                before = now;
+            }
+            seen
+        });
+        Ok(Watcher { over, thread })
+    }
+
+    /// Ends it.
+    pub(crate) fn end(self) -> Result<Seen, String> {
+        self.over.store(true, Ordering::SeqCst);
+        let seen = self.thread.join().map_err(|_| "a watcher panicked")?;
+        match seen.wrong.first() {
+            Some(first) => Err(format!(
+                "{} of {} looks at the disk's lock were wrong, the first: {first}",
+                seen.wrong.len(),
+                seen.looks
+            )),
+            None => Ok(seen),
+        }
+    }
+}
+
+/// One look.
+#[derive(Debug, Default)]
+struct Look {
+    holder: Option<u32>,
+    /// CPU time of all vCPU threads, by their process.
+    times: BTreeMap<u32, u64>,
+}
+
+impl Look {
+    fn take(inode: &str, threads: &str, processes: &[u32]) -> Look {
+        Look {
+            holder: holder(inode),
+            times: processes
+                .iter()
+                .map(|&id| (id, cpu_time(id, threads)))
+                .collect(),
+        }
+    }
+}
+
+impl Seen {
+    /// Whose guest ran between two looks had the lock at the first or at the second of them.
+    fn compare(&mut self, before: &Look, now: &Look) {
+        self.looks += 1;
+        self.changes += u64::from(now.holder.is_some() && now.holder != before.holder);
+        let ran: Vec<u32> = now
+            .times
+            .iter()
+            .filter(|(id, time)| {
+                let earlier = before.times.get(id).copied().unwrap_or(0);
+                time.saturating_sub(earlier) >= RAN
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        self.running += u64::from(!ran.is_empty());
+        for id in &ran {
+            if ![before.holder, now.holder].contains(&Some(*id)) {
+                self.wrong
+                    .push(format!("{id} ran its guest: {before:?}, {now:?}"));
+            }
+        }
+    }
+}
+
+/// The process that has the lock (`proc_locks(5)`).
+fn holder(inode: &str) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let line = locks
+        .lines()
+        .find(|line| line.contains(inode) && line.contains("FLOCK") && !line.contains("->"))?;
+    line.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// CPU time in nanoseconds of the threads of a process whose names begin so. One that ends meanwhile counts as
+/// nothing.
+fn cpu_time(process: u32, threads: &str) -> u64 {
+    let tasks = PathBuf::from(format!("/proc/{process}/task"));
+    let Ok(tasks) = fs::read_dir(tasks) else {
+        return 0;
+    };
+    let time = |task: PathBuf| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        if !name.starts_with(threads) {
+            return None;
+        }
+        let times = fs::read_to_string(task.join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<u64>().ok()
+    };
+    tasks.filter_map(|task| time(task.ok()?.path())).sum()
+}

@@ -1,0 +1,155 @@
+//! A guest that writes its disk and reads its clocks moves between two processes, there and back; then hand-overs that
+//! fail: one that would take too long, and one whose target is killed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dwcp::{MigrationOptions, MigrationState, MigrationStatus, VMConfig, VMState};
+use futures::StreamExt;
+
+use super::Played;
+use super::checks::{Checks, WallClock};
+use crate::guest::{Guest, config, text};
+use crate::lock::Watcher;
+use crate::options::Options;
+use crate::serve::NodeProcess;
+
+/// There and back so many times.
+const TIMES: usize = 3;
+/// The longest time a guest may stand still, on a host whose processors are emulated.
+const DOWNTIME: Duration = Duration::from_secs(10);
+
+pub(super) async fn play(options: &Options) -> Played {
+    let dir = options.scratch.join("migrate");
+    let mut here = NodeProcess::start("here", &dir, options).await?;
+    let mut there = NodeProcess::start("there", &dir, options).await?;
+    here.introduce(&there).await?;
+    there.introduce(&here).await?;
+
+    // Little, for all of it is copied seven times.
+    let config = VMConfig {
+        memory: 160 << 20,
+        ..config("linux", 2)
+    };
+    let mut guest = Guest::boot(&here.client, config, options).await?;
+    let id = guest.vm.id.clone();
+    let folder: PathBuf = dir.join("disks").join(&id);
+    let wall = WallClock::read(&mut guest).await?;
+    let mut checks = Checks::start(&mut guest).await?;
+    let watcher = Watcher::start(&folder, "linux", vec![here.id()?, there.id()?])?;
+
+    let mut downtimes = Vec::new();
+    for _ in 0..TIMES {
+        for (from, to) in [(&here, &there), (&there, &here)] {
+            let status = migrate(&guest, to.name, DOWNTIME).await?;
+            if status.state != MigrationState::Completed {
+                return Err(format!(
+                    "the move from {} to {}: {status:?}",
+                    from.name, to.name
+                ));
+            }
+            if options.verbose {
+                eprintln!("{status:?}");
+            }
+            downtimes.push(status.downtime);
+            guest = Guest::attach(&to.client, guest.vm.clone(), options).await?;
+            checks.go_on(&mut guest).await?;
+            wall.check(&mut guest).await?;
+        }
+    }
+
+    // It would take too long: it stays, and its disk with it.
+    let status = migrate(&guest, "there", Duration::from_millis(1)).await?;
+    if status.state == MigrationState::Completed {
+        return Err(format!("a limit of 1 ms was kept: {status:?}"));
+    }
+    stays(&mut guest, &mut checks, &wall).await?;
+
+    // The target is killed while it copies.
+    let started = start(&guest, "there", DOWNTIME, 4 << 20).await?;
+    let mut progress = guest
+        .vms
+        .migration_progress(&started.id)
+        .await
+        .map_err(text)?;
+    while let Some(status) = progress.next().await {
+        if status.bytes_sent > 0 {
+            break;
+        }
+    }
+    there.kill().await?;
+    let status = ended(&guest, started).await?;
+    if status.state == MigrationState::Completed {
+        return Err(format!("it moved to a node that was killed: {status:?}"));
+    }
+    stays(&mut guest, &mut checks, &wall).await?;
+
+    let lock = watcher.end()?;
+    if lock.changes < 2 * TIMES as u64 || lock.running == 0 {
+        return Err(format!("the disk's lock was not seen to move: {lock:?}"));
+    }
+    let seen = checks.end(&mut guest).await?;
+    wall.check(&mut guest).await?;
+    guest.vms.stop(&id, true).await.map_err(text)?;
+    Ok(format!(
+        "downtimes {downtimes:?} ms; {} looks at the lock; {seen}",
+        lock.looks
+    ))
+}
+
+/// It runs where it was, and its checks go on.
+async fn stays(guest: &mut Guest, checks: &mut Checks, wall: &WallClock) -> Result<(), String> {
+    let vm = guest.vms.get(&guest.vm.id).await.map_err(text)?;
+    if vm.state != VMState::Running {
+        return Err(format!("after a move that failed it is {}", vm.state));
+    }
+    checks.go_on(guest).await?;
+    wall.check(guest).await
+}
+
+/// Begins a move.
+async fn start(
+    guest: &Guest,
+    to: &str,
+    max_downtime: Duration,
+    bandwidth: u64,
+) -> Result<MigrationStatus, String> {
+    let options = MigrationOptions {
+        max_downtime: u64::try_from(max_downtime.as_millis()).map_err(text)?,
+        bandwidth,
+        encrypt_transport: false,
+        ..MigrationOptions::default()
+    };
+    guest
+        .vms
+        .migrate(&guest.vm.id, to, options)
+        .await
+        .map_err(text)
+}
+
+/// A move, to its end.
+async fn migrate(
+    guest: &Guest,
+    to: &str,
+    max_downtime: Duration,
+) -> Result<MigrationStatus, String> {
+    let started = start(guest, to, max_downtime, 0).await?;
+    ended(guest, started).await
+}
+
+/// The end of a move.
+async fn ended(guest: &Guest, started: MigrationStatus) -> Result<MigrationStatus, String> {
+    let mut progress = guest
+        .vms
+        .migration_progress(&started.id)
+        .await
+        .map_err(text)?;
+    let mut last = started;
+    while let Some(status) = progress.next().await {
+        last = status;
+    }
+    match progress.error() {
+        None => Ok(last),
+        Some(error) => Err(format!("{error}, after {last:?}")),
+    }
+}
