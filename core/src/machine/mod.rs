@@ -27,4 +27,4 @@ pub(crate) use devices::News;
 #[cfg(fuzzing)]
 pub(crate) use devices::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
 pub(crate) use machine::{DiskConfig, Hooks, Machine, MachineConfig};
-pub(crate) use vcpu::{End, Work, spawn, work_as};
+pub(crate) use vcpu::{End, Work, check_pinning, spawn, work_as};
