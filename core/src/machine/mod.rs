@@ -21,7 +21,7 @@ mod vcpu;
 pub(crate) use boot::Image;
 #[cfg(fuzzing)]
 pub(crate) use boot::fuzz_kernel;
-pub(crate) use boot::{BootFile, KernelImage};
+pub(crate) use boot::{BootFile, KernelImage, with_words};
 pub(crate) use console::Console;
 pub(crate) use devices::News;
 #[cfg(fuzzing)]
