@@ -13,7 +13,7 @@ use dwcp::{
     Outcome, SnapshotOptions, StopOptions, Subscription, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
-use support::{config, nodes, wait, wait_for, with};
+use support::{config, nodes, started, wait, wait_for, with};
 
 /// The error of a result that has to be one.
 #[track_caller]
@@ -424,6 +424,12 @@ async fn what_a_node_cannot_do_is_named() {
         huge_pages: true,
         ..config("web")
     };
+    let can = node.client().node_info().await.unwrap().capabilities;
+    if !can.huge_pages {
+        let error = refused(vms.create(huge).await);
+        assert!(error.message().starts_with("huge_pages:"), "{error}");
+        return;
+    }
     let vm = vms.create(huge).await.unwrap();
     vms.start(&vm.id).await.unwrap();
     assert!(vms.verify(&vm.id).await.unwrap().verified);
@@ -432,6 +438,45 @@ async fn what_a_node_cannot_do_is_named() {
         .await
         .unwrap();
     assert!(metrics.memory_used >= 1 << 20);
+}
+
+#[tokio::test]
+async fn pinning_and_quota_are_kept_or_refused_by_name() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+    let first = list.unwrap().split(['-', ',']).next().unwrap();
+    let first: u32 = first.parse().unwrap();
+    for node in nodes("pinning_and_quota", |node| node).await {
+        let vms = node.client().vm();
+        let pinned = |cpu_pinning| VMConfig {
+            cpus: 2,
+            cpu_pinning,
+            cpu_quota: 50,
+            ..config("pinned")
+        };
+        match refused(vms.create(pinned(vec![first, 8191])).await) {
+            DWCPError::Config(text) => {
+                let says = "cpu_pinning: this node may not use host CPU 8191, only ";
+                assert!(text.starts_with(says), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let vm = started(&vms, pinned(vec![first])).await;
+        assert_eq!(vm.config.cpu_pinning, [first]);
+        // Its threads have the name of the VM.
+        let mut threads = 0;
+        for task in std::fs::read_dir("/proc/self/task").unwrap() {
+            let task = task.unwrap().path();
+            let read = |file| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+            if read("comm").starts_with("pinned/vcpu") {
+                let own = format!("Cpus_allowed_list:\t{first}\n");
+                assert!(read("status").contains(&own));
+                threads += 1;
+            }
+        }
+        assert_eq!(threads, 2);
+    }
 }
 
 fn limits(set: impl FnOnce(&mut NodeLimits)) -> NodeLimits {
@@ -813,7 +858,8 @@ async fn a_node_says_what_it_is() {
         assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
         assert_eq!(info.labels["rack"], "7");
         assert_eq!(info.peers, ["node-02"]);
-        assert!(info.capabilities.huge_pages && info.capabilities.disk && !info.capabilities.tpm);
+        let can = info.capabilities;
+        assert!(can.cpu_pinning && can.cpu_quota && can.disk && !can.tpm);
         assert_eq!(info.limits.max_vms, dwcp::NodeBuilder::MAX_VMS_DEFAULT);
         assert!(info.limits.max_memory > 0 && info.cpus > 0);
         assert!(node.address().unwrap().ip().is_loopback());

@@ -7,6 +7,7 @@ mod support;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -208,6 +209,43 @@ async fn a_node_that_is_not_let_in_keeps_its_vm() {
         let status = moved(&vms, &vm.id, "node-02").await;
         assert_eq!(status.state, MigrationState::Completed, "{status:?}");
         whole(&vms_there, &vm.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_may_not_use_a_pinned_cpu_says_so() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+    let mut numbers = list.unwrap().split(['-', ',']);
+    let (first, last) = (numbers.next().unwrap(), numbers.next_back());
+    let Some(last) = last else {
+        return skipped("a_target_that_may_not_use_a_pinned_cpu", &"one CPU only");
+    };
+    for backend in all_backends("a_target_that_may_not_use_a_pinned_cpu").await {
+        let dir = directory();
+        let mut here = Place::new("node-01", backend);
+        let there = Place::new("node-02", backend);
+        here.introduce("node-02", &there, PEER);
+        let processes = [here.start(dir.path()), there.start(dir.path())];
+        let target = processes[1].id().to_string();
+        let bound = Command::new("taskset")
+            .args(["-p", "-c", first, &target])
+            .output();
+        assert!(bound.unwrap().status.success());
+        let vms = here.client(dir.path()).await.vm();
+        let pinned = VMConfig {
+            cpu_pinning: vec![last.parse().unwrap()],
+            ..busy("pinned")
+        };
+        let vm = started(&vms, pinned).await;
+        let status = moved(&vms, &vm.id, "node-02").await;
+        assert_eq!(status.state, MigrationState::Failed, "{status:?}");
+        let error = status.error.unwrap();
+        let says = format!("cpu_pinning: this node may not use host CPU {last}, only {first}");
+        assert!(error.contains(&says), "{error}");
+        assert_eq!((status.bytes_sent, status.downtime_us), (0, 0));
+        whole(&vms, &vm.id).await;
     }
 }
 

@@ -71,9 +71,7 @@ pub(crate) trait Vcpu: Send {
     fn run(&mut self) -> Result<Exit>;
     /// Limits the time of each [`run`](Self::run) from now on, after which it returns
     /// [`Exit::Interrupted`]. For the vCPU's own thread. False: it cannot.
-    fn limit_run(&mut self, _limit: Option<Duration>) -> bool {
-        false
-    }
+    fn limit_run(&mut self, limit: Option<Duration>) -> bool;
     /// Completes the access that the last exit reported, without running guest code. Returns an exit
     /// if that takes another step from outside, `None` when the vCPU may be saved.
     fn finish(&mut self) -> Result<Option<Exit>>;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::boot::{Hardware, Image};
 use super::console::Console;
 use super::devices::{Bus, Devices, DiskUsage, News, Pulse};
-use super::vcpu::{Control, End, VcpuHandle};
+use super::vcpu::{Common, Control, End, Throttle, VcpuHandle};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{
     HostFacts, Hypervisor, Kind, NewVm, Reader, Section, Vm, Writer, sections_of,
@@ -23,6 +23,10 @@ pub(crate) struct MachineConfig {
     pub(crate) name: String,
     /// vCPUs.
     pub(crate) cpus: u32,
+    /// Host CPU for each vCPU in turn, from the start again where they are fewer; none: any.
+    pub(crate) cpu_pinning: Vec<u32>,
+    /// What its vCPUs together may use, in percent of one host CPU; 0: all they can.
+    pub(crate) cpu_quota: u32,
     /// What it runs.
     pub(crate) image: Image,
     /// What its guest sees of the host it was first started on.
@@ -152,16 +156,25 @@ impl Machine {
             disk_lock: Mutex::default(),
             stage: Mutex::default(),
         };
+        let quota = Arc::new(Throttle::default());
+        // As much as they could use at most bounds nothing.
+        if machine.config.cpu_quota < 100 * machine.config.cpus {
+            quota.set(machine.config.cpu_quota);
+        }
+        let common = Common {
+            name: &machine.config.name,
+            control: &machine.control,
+            devices: &machine.devices,
+            tsc_khz: machine.vm.tsc_khz(),
+            quota: &quota,
+        };
+        let mut pinning = machine.config.cpu_pinning.iter().cycle();
         for (index, vcpu) in (0..).zip(vcpus) {
             // When one cannot be started, dropping the machine ends those that were.
-            machine.vcpus.push(VcpuHandle::start(
-                &machine.config.name,
-                index,
-                vcpu,
-                &machine.control,
-                &machine.devices,
-                machine.vm.tsc_khz(),
-            )?);
+            let vcpu = VcpuHandle::start(index, vcpu, &common)?;
+            let pinned = pinning.next().map_or(Ok(()), |cpu| vcpu.pin(*cpu));
+            machine.vcpus.push(vcpu);
+            pinned?;
         }
         Ok(machine)
     }
@@ -498,6 +511,15 @@ mod tests {
     }
 
     fn machine(hypervisor: &dyn Hypervisor, cpus: u32, annotations: &[(&str, &str)]) -> Machine {
+        bounded(hypervisor, cpus, annotations, 0)
+    }
+
+    fn bounded(
+        hypervisor: &dyn Hypervisor,
+        cpus: u32,
+        annotations: &[(&str, &str)],
+        cpu_quota: u32,
+    ) -> Machine {
         let annotations: BTreeMap<_, _> = annotations
             .iter()
             .map(|(k, v)| (format!("dwcp.pulse/{k}"), (*v).to_owned()))
@@ -505,6 +527,8 @@ mod tests {
         let config = MachineConfig {
             name: "test".into(),
             cpus,
+            cpu_pinning: Vec::new(),
+            cpu_quota,
             image: Image::find("dwcp/pulse", MEMORY, &annotations).unwrap(),
             guest: hypervisor.facts().clone(),
             disk: None,
@@ -553,6 +577,129 @@ mod tests {
                 assert!(machine.usage().exits > 0);
             }
         }
+    }
+
+    /// A guest that never rests by itself and has nothing else to do.
+    const SPINS: [(&str, &str); 3] = [("fill", "0"), ("spin", "true"), ("beat-hz", "1000")];
+
+    #[test]
+    fn a_quota_bounds_the_time_of_all_vcpus() {
+        for hypervisor in back_ends() {
+            for (cpus, percent) in [(1, 20), (2, 20), (2, 60)] {
+                let machine = bounded(&*hypervisor, cpus, &SPINS, percent);
+                machine.boot().unwrap();
+                machine.resume().unwrap();
+                let began = Instant::now();
+                let mut last = (Duration::ZERO, Duration::ZERO);
+                while last.0 < Duration::from_secs(1) {
+                    std::thread::sleep(Duration::from_millis(20));
+                    // In this order, what was used is not more than what had passed for it.
+                    let used = machine.usage().cpu_time;
+                    last = (began.elapsed(), used);
+                }
+                let (passed, used) = last;
+                let share = passed * percent / 100;
+                // Beyond its share: what it had saved up, and the last runs. Half: a host that is
+                // busy otherwise gives less, one that gives next to nothing shows a mistake.
+                let most = share + Duration::from_millis(25);
+                assert!(
+                    used <= most,
+                    "{cpus} vCPUs, {percent} %: {used:?} in {passed:?}"
+                );
+                let least = share / 8;
+                assert!(
+                    used >= least,
+                    "{cpus} vCPUs, {percent} %: {used:?} in {passed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_quota_holds_up_no_pause() {
+        for hypervisor in back_ends() {
+            let machine = bounded(&*hypervisor, 2, &SPINS, 1);
+            machine.boot().unwrap();
+            let rest = Duration::from_millis(100);
+            let mut shortest = Duration::MAX;
+            for _ in 0..20 {
+                machine.resume().unwrap();
+                machine.wait_running().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                let began = Instant::now();
+                machine.pause();
+                shortest = shortest.min(began.elapsed());
+            }
+            // Its vCPUs rest nearly all the time, for 100 ms and more.
+            assert!(shortest < rest / 4, "{shortest:?}");
+        }
+    }
+
+    #[test]
+    fn vcpus_run_where_they_are_pinned() {
+        let allowed = |name: &str| {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let of = |what: &str, dir: &std::path::Path| {
+                std::fs::read_to_string(dir.join(what)).unwrap_or_default()
+            };
+            let mut found: Vec<(String, String)> = tasks
+                .map(|task| task.unwrap().path())
+                .filter(|task| of("comm", task).starts_with(name))
+                .map(|task| {
+                    let status = of("status", &task);
+                    let mut lines = status.lines();
+                    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+                    let name = of("comm", &task).trim_end().to_owned();
+                    (name, list.unwrap_or_default().to_owned())
+                })
+                .collect();
+            found.sort();
+            found
+        };
+        // What a thread that is not pinned takes over from the one that makes it.
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let mut lines = status.lines();
+        let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+        let all = list.unwrap().to_owned();
+        let sim = Sim::new();
+        let config = |name: &str, cpu_pinning| MachineConfig {
+            name: name.into(),
+            cpus: 3,
+            cpu_pinning,
+            cpu_quota: 0,
+            image: Image::find("dwcp/pulse", MEMORY, &BTreeMap::new()).unwrap(),
+            guest: sim.facts().clone(),
+            disk: None,
+        };
+        let make = |config| {
+            let hooks = Hooks {
+                on_end: Box::new(|| {}),
+                on_news: Box::new(|_| {}),
+            };
+            let ram = GuestRam::allocate(MEMORY, Backing::Memfd).unwrap();
+            Machine::new(&sim, ram, config, hooks)
+        };
+        let free = make(config("free", Vec::new())).unwrap();
+        // A thread gives itself its name when it begins.
+        wait("the threads", || allowed("free/").len() == 3);
+        assert!(allowed("free/").iter().all(|(_, list)| *list == all));
+        drop(free);
+        let last = all.split(['-', ',']).next_back().unwrap();
+        let first = all.split(['-', ',']).next().unwrap();
+        let number = |text: &str| text.parse().unwrap();
+        let pinned = make(config("pinned", vec![number(first), number(last)])).unwrap();
+        let expected = [
+            ("pinned/vcpu0", first),
+            ("pinned/vcpu1", last),
+            ("pinned/vcpu2", first),
+        ];
+        let expected = expected.map(|(name, list)| (name.to_owned(), list.to_owned()));
+        wait("the threads", || allowed("pinned/").len() == 3);
+        assert_eq!(allowed("pinned/"), expected);
+        drop(pinned);
+        let error = make(config("none", vec![8191])).unwrap_err().to_string();
+        assert!(error.contains("host CPU 8191 cannot be used"), "{error}");
+        assert_eq!(allowed("none/"), [], "its threads ended");
     }
 
     #[test]

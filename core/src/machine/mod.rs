@@ -21,10 +21,10 @@ mod vcpu;
 pub(crate) use boot::Image;
 #[cfg(fuzzing)]
 pub(crate) use boot::fuzz_kernel;
-pub(crate) use boot::{BootFile, KernelImage};
+pub(crate) use boot::{BootFile, KernelImage, with_words};
 pub(crate) use console::Console;
 pub(crate) use devices::News;
 #[cfg(fuzzing)]
 pub(crate) use devices::{fuzz_balloon, fuzz_block, fuzz_registers, fuzz_rng};
 pub(crate) use machine::{DiskConfig, Hooks, Machine, MachineConfig};
-pub(crate) use vcpu::{End, Work, spawn, work_as};
+pub(crate) use vcpu::{End, Work, check_pinning, spawn, work_as};

@@ -45,6 +45,8 @@ impl Guest {
         let config = MachineConfig {
             name: "stock".into(),
             cpus,
+            cpu_pinning: Vec::new(),
+            cpu_quota: 0,
             image: Image::Kernel(image),
             guest: hypervisor.facts().clone(),
         };

@@ -56,6 +56,8 @@ fn machine(hypervisor: &dyn Hypervisor, cpus: u32, kernel: Vec<u8>) -> Machine {
     let config = MachineConfig {
         name: "tiny".into(),
         cpus,
+        cpu_pinning: Vec::new(),
+        cpu_quota: 0,
         image: Image::Kernel(KernelImage::new(kernel, None, None).unwrap()),
         guest: hypervisor.facts().clone(),
         disk: None,

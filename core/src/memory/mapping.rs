@@ -295,6 +295,20 @@ mod tests {
     }
 
     #[test]
+    fn huge_memory_asks_for_huge_pages() {
+        // Whether it gets them is the kernel's business; that it asked stands among its flags.
+        for (backing, asks) in [(Backing::Memfd, false), (Backing::AnonymousHuge, true)] {
+            let mapping = Mapping::new(4 << 20, backing).unwrap();
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let start = format!("{:x}-", mapping.address() as usize);
+            let of_it = maps.lines().skip_while(|line| !line.starts_with(&start));
+            let flags = of_it.into_iter().find(|line| line.starts_with("VmFlags:"));
+            let asked = flags.unwrap().split_whitespace().any(|flag| flag == "hg");
+            assert_eq!(asked, asks, "{backing:?}");
+        }
+    }
+
+    #[test]
     fn holes_are_found_without_filling_them() {
         let mapping = Mapping::new(1 << 20, Backing::Memfd).unwrap();
         assert_eq!(mapping.next_data(0).unwrap(), None);

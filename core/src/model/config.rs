@@ -74,17 +74,18 @@ pub struct VMConfig {
     pub enable_secure_boot: bool,
     /// Devices of the host to hand through.
     pub host_devices: Vec<String>,
-    /// Host CPU for each vCPU in turn, repeated from the start if shorter.
+    /// Host CPU for each vCPU in turn, repeated from the start if shorter. A node refuses one that its
+    /// process may not use, also in a migration.
     pub cpu_pinning: Vec<u32>,
     /// NUMA nodes of the host to take memory from.
     pub numa_nodes: Vec<u32>,
-    /// Back the guest's memory with huge pages.
+    /// Back the guest's memory with huge pages (of 2 MiB, as the kernel has them to give).
     pub huge_pages: bool,
     /// Threads for device I/O, 0 for the node's choice.
     pub io_threads: u32,
     /// Memory in bytes it may grow to, 0 for no growth.
     pub memory_max: u64,
-    /// CPU time in percent of one CPU, so up to 100 × `cpus`; 0 for no limit.
+    /// CPU time of all vCPUs together in percent of one host CPU, so up to 100 × `cpus`; 0 for no limit.
     pub cpu_quota: u32,
     /// Disk operations per second, 0 for no limit.
     pub disk_iops_limit: u64,

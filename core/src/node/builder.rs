@@ -24,6 +24,7 @@ use super::{Node, Owner, Shared, migrations, recovery};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim};
+use crate::memory::has_huge_pages;
 use crate::migration::Patience;
 use crate::model::limits::{IMAGE_DEFAULT, IMAGE_LEN_MAX};
 use crate::model::{NodeCapabilities, NodeLimits, validate};
@@ -337,7 +338,9 @@ impl NodeBuilder {
             hypervisor,
             limits,
             capabilities: NodeCapabilities {
-                huge_pages: true,
+                cpu_pinning: true,
+                huge_pages: has_huge_pages(),
+                cpu_quota: true,
                 disk: disks.are_kept(),
                 disk_iops_limit: disks.are_kept(),
                 io_threads: disks.are_kept(),

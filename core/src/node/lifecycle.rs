@@ -24,7 +24,7 @@ use super::snapshots;
 use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::HostFacts;
-use crate::machine::{DiskConfig, End, Machine, MachineConfig, News};
+use crate::machine::{DiskConfig, End, Machine, MachineConfig, News, check_pinning};
 use crate::memory::{Backing, GuestRam};
 use crate::model::limits::IMAGE_DEFAULT;
 use crate::model::{StopOptions, VM, VMConfig, VMEventType, VMState, new_uuid};
@@ -52,6 +52,7 @@ impl Shared {
             config.image.clone_from(&self.default_image);
         }
         config.check_supported(&self.capabilities)?;
+        check_pinning(&config.cpu_pinning)?;
         let boots = self.boots(&config.image, config.memory, &config.annotations)?;
         balloon::wanted(&config.annotations, config.memory, &boots)?;
         boots.check(config.memory)?;
@@ -561,6 +562,8 @@ impl Shared {
         let config = MachineConfig {
             name: vm.name.chars().take(THREAD_NAME_LEN).collect(),
             cpus: config.cpus,
+            cpu_pinning: config.cpu_pinning.clone(),
+            cpu_quota: config.cpu_quota,
             image,
             guest,
             disk,

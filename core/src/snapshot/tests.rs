@@ -47,6 +47,8 @@ fn machine_of(hypervisor: &dyn Hypervisor, memory: u64, options: &[(&str, &str)]
     let config = MachineConfig {
         name: "test".into(),
         cpus: 2,
+        cpu_pinning: Vec::new(),
+        cpu_quota: 0,
         image: Image::find("dwcp/pulse", memory, &annotations).unwrap(),
         guest: hypervisor.facts().clone(),
         disk: None,

@@ -24,7 +24,7 @@ use dwcp::{
 };
 use futures::StreamExt;
 
-pub(crate) use self::inside::{Witness, skipped};
+pub(crate) use self::inside::{Witness, skipped, smallest_kernel};
 
 /// A node for each back end that this host has, set up by `with`.
 pub async fn nodes(test: &str, with: impl Fn(NodeBuilder) -> NodeBuilder) -> Vec<Node> {

@@ -8,7 +8,6 @@ use super::kick::signal;
 /// Belongs to the thread that made it.
 pub(super) struct Alarm {
     timer: libc::timer_t,
-    after: Duration,
 }
 
 // SAFETY: the number of a timer, which the whole process may use.
@@ -16,7 +15,7 @@ unsafe impl Send for Alarm {}
 
 impl Alarm {
     /// An alarm for the calling thread, in which the signal must be blocked.
-    pub(super) fn new(after: Duration) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let mut timer = std::ptr::null_mut();
         // SAFETY: `event` is plain data, for which zero bytes are a value; `timer` is written on
         // success. gettid takes nothing and cannot fail.
@@ -30,11 +29,11 @@ impl Alarm {
         if status != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { timer, after })
+        Ok(Self { timer })
     }
 
     /// Rings once, so long from now; a ring that was due before is forgotten.
-    pub(super) fn set(&self) {
+    pub(super) fn set(&self, after: Duration) {
         let zero = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -42,8 +41,8 @@ impl Alarm {
         let time = libc::itimerspec {
             it_interval: zero,
             it_value: libc::timespec {
-                tv_sec: self.after.as_secs().cast_signed(),
-                tv_nsec: i64::from(self.after.subsec_nanos()),
+                tv_sec: after.as_secs().cast_signed(),
+                tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
         // SAFETY: the timer lives as long as `self`; the old time is not asked for. It cannot fail

@@ -28,8 +28,8 @@ pub(super) struct KvmVcpu {
     tsc_offset: Arc<state::TscOffset>,
     /// What a load left for `resume`.
     deferred: state::Deferred,
-    /// Ends each run after a time, where that was asked for.
-    alarm: Option<Alarm>,
+    /// Ends each run after that time, where that was asked for.
+    alarm: Option<(Alarm, Duration)>,
     /// The last exit was an access that one more KVM_RUN completes.
     unfinished: bool,
 }
@@ -151,14 +151,20 @@ impl Vcpu for KvmVcpu {
     }
 
     fn run(&mut self) -> Result<Exit> {
-        if let Some(alarm) = &self.alarm {
-            alarm.set();
+        if let Some((alarm, after)) = &self.alarm {
+            alarm.set(*after);
         }
         self.step()
     }
 
     fn limit_run(&mut self, limit: Option<Duration>) -> bool {
-        self.alarm = limit.and_then(|limit| Alarm::new(limit).ok());
+        self.alarm = limit.and_then(|limit| {
+            let alarm = match self.alarm.take() {
+                Some((alarm, _)) => alarm,
+                None => Alarm::new().ok()?,
+            };
+            Some((alarm, limit))
+        });
         self.alarm.is_some()
     }
 

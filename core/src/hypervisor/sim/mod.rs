@@ -11,7 +11,7 @@ mod program;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::log::SimLog;
 use self::program::Program;
@@ -67,6 +67,7 @@ impl Hypervisor for Sim {
                 log: Arc::clone(&log),
                 kick: Arc::new(SimKick(AtomicBool::new(false))),
                 program: Program::default(),
+                limit: None,
                 data: [0; 4],
             }) as Box<dyn Vcpu>
         });
@@ -128,6 +129,8 @@ struct SimVcpu {
     log: Arc<SimLog>,
     kick: Arc<SimKick>,
     program: Program,
+    /// Longest time of a run, where that was asked for.
+    limit: Option<Duration>,
     data: [u8; 4],
 }
 
@@ -156,8 +159,9 @@ impl Vcpu for SimVcpu {
     }
 
     fn run(&mut self) -> Result<Exit> {
+        let end = self.limit.map(|limit| Instant::now() + limit);
         loop {
-            if self.kick.0.load(Ordering::SeqCst) {
+            if self.kick.0.load(Ordering::SeqCst) || end.is_some_and(|end| Instant::now() >= end) {
                 return Ok(Exit::Interrupted);
             }
             let answer = u32::from_le_bytes(self.data);
@@ -170,6 +174,11 @@ impl Vcpu for SimVcpu {
                 program::Step::In(port) => return Ok(Exit::PortIn { port, width: 4 }),
             }
         }
+    }
+
+    fn limit_run(&mut self, limit: Option<Duration>) -> bool {
+        self.limit = limit;
+        limit.is_some()
     }
 
     fn finish(&mut self) -> Result<Option<Exit>> {

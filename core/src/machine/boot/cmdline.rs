@@ -13,6 +13,21 @@ pub(crate) const DEFAULT: &str = "console=ttyS0 panic=-1";
 /// `arch/x86/include/asm/setup.h`).
 pub(super) const LENGTH_MAX: usize = 2047;
 
+/// A command line with words that one VM adds to those of its image.
+///
+/// # Errors
+///
+/// `invalid_config` when the whole cannot be given to a kernel.
+pub(crate) fn with_words(own: Option<&str>, words: &str) -> Result<String> {
+    let own = own.unwrap_or(DEFAULT);
+    let all = match words.trim() {
+        "" => own.to_owned(),
+        words => format!("{own} {words}"),
+    };
+    check(&all)?;
+    Ok(all)
+}
+
 /// A command line that can be given to any kernel.
 ///
 /// # Errors
@@ -34,14 +49,24 @@ pub(super) fn check(text: &str) -> Result<()> {
     }
 }
 
+/// Whether a kernel that takes `longest` bytes can be given it.
+///
+/// # Errors
+///
+/// `invalid_config` with both lengths.
+pub(super) fn check_fits(text: &str, longest: usize) -> Result<()> {
+    if text.len() <= longest {
+        return Ok(());
+    }
+    Err(DWCPError::Config(format!(
+        "cmdline: {} bytes, where this kernel takes at most {longest}",
+        text.len()
+    )))
+}
+
 /// Writes a command line that was checked, for a kernel that takes `longest` bytes of it.
 pub(super) fn write(ram: &GuestRam, text: &str, longest: usize) -> Result<()> {
-    if text.len() > longest {
-        return Err(DWCPError::Config(format!(
-            "cmdline: {} bytes, where this kernel takes at most {longest}",
-            text.len()
-        )));
-    }
+    check_fits(text, longest)?;
     ram.write(low::CMDLINE, text.as_bytes())?;
     ram.write(low::CMDLINE + text.len() as u64, &[0])
 }
@@ -68,6 +93,19 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn words_are_added_at_the_end() {
+        for (own, words, all) in [
+            (Some("quiet"), "", "quiet"),
+            (Some("quiet"), " single root=x ", "quiet single root=x"),
+            (None, "quiet", "console=ttyS0 panic=-1 quiet"),
+        ] {
+            assert_eq!(with_words(own, words).as_deref(), Ok(all));
+        }
+        assert!(with_words(Some("quiet"), &"x".repeat(LENGTH_MAX - 5)).is_err());
+        assert!(with_words(None, "a\tb").is_err());
     }
 
     #[test]

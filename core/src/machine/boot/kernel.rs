@@ -45,7 +45,8 @@ impl KernelImage {
     ///
     /// As those of loading it: `invalid_config` with what is wrong with which of its files.
     pub(crate) fn check(&self, memory: u64) -> Result<()> {
-        self.plan(&Layout::new(memory)?).map(drop)
+        let (plan, _) = self.plan(&Layout::new(memory)?)?;
+        cmdline::check_fits(&self.cmdline, plan.cmdline_max)
     }
 
     /// What goes where: the kernel's plan, and the address of the initial RAM disk.

@@ -30,6 +30,7 @@ use crate::guest::PulseOptions;
 use crate::hypervisor::Entry;
 use crate::memory::GuestRam;
 
+pub(crate) use self::cmdline::with_words;
 pub(crate) use self::file::BootFile;
 #[cfg(fuzzing)]
 pub(crate) use self::fuzz::fuzz_kernel;

@@ -72,14 +72,19 @@ impl Control {
         }
     }
 
-    /// One more thread.
+    /// One more thread. It counts as running until it has parked for the first time, so that none is
+    /// told to run before.
     pub(super) fn add(&self) {
-        self.lock().threads += 1;
+        let mut inner = self.lock();
+        inner.threads += 1;
+        inner.running += 1;
     }
 
     /// A thread that could not be started after all.
     pub(super) fn remove(&self) {
-        self.lock().threads -= 1;
+        let mut inner = self.lock();
+        inner.threads -= 1;
+        inner.running -= 1;
     }
 
     // ---- a vCPU's thread ----
@@ -92,8 +97,7 @@ impl Control {
     /// Parks until the vCPU is to run. False: the thread is to end.
     pub(super) fn wait_for_run(&self) -> bool {
         let mut inner = self.lock();
-        // A thread comes here after a run, and once in its life before the first.
-        inner.running = inner.running.saturating_sub(1);
+        inner.running -= 1;
         self.parked.notify_all();
         loop {
             match self.wanted.load(Ordering::SeqCst) {
@@ -211,5 +215,24 @@ impl Control {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_not_parked_yet_is_waited_for() {
+        let control = Control::new(Box::new(|| {}));
+        control.add();
+        control.add();
+        assert_eq!(control.lock().running, 2, "both are on their way");
+        // The first parks, and ends at once: only the second is left to wait for.
+        control.quit(|| {});
+        assert!(!control.wait_for_run());
+        assert_eq!(control.lock().running, 1);
+        assert!(!control.wait_for_run());
+        control.wait_parked();
     }
 }

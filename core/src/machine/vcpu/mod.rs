@@ -1,13 +1,16 @@
 //! vCPU threads.
 //!
-//! `thread` makes them, `control` starts, parks and ends all vCPUs of a machine, `clock` reads the
-//! CPU time they used, `stall` measures how long they stood still. The loop below runs one vCPU.
+//! `thread` makes them, `affinity` says on which CPUs of the host they run, `control` starts, parks and
+//! ends all vCPUs of a machine, `clock` reads the CPU time they used, `throttle` bounds it, `stall`
+//! measures how long they stood still. The loop below runs one vCPU.
 #![allow(unsafe_code)]
 
+mod affinity;
 mod clock;
 mod control;
 mod stall;
 mod thread;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +18,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub(crate) use self::affinity::check_pinning;
 use self::clock::CpuClock;
 pub(super) use self::control::Control;
 pub(crate) use self::control::End;
 use self::stall::{StallMeter, StallReader};
 pub(crate) use self::thread::{Work, spawn, work_as};
+use self::throttle::Pace;
+pub(super) use self::throttle::Throttle;
 use super::devices::{Devices, Then};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Exit, Kick, Vcpu};
@@ -34,17 +40,22 @@ pub(super) struct VcpuHandle {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the vCPUs of a machine have in common.
+pub(super) struct Common<'a> {
+    /// Names their threads.
+    pub(super) name: &'a str,
+    pub(super) control: &'a Arc<Control>,
+    pub(super) devices: &'a Arc<Devices>,
+    /// Of the guest's counter, in which it says how long it sleeps.
+    pub(super) tsc_khz: u32,
+    /// What all of them together may use.
+    pub(super) quota: &'a Arc<Throttle>,
+}
+
 impl VcpuHandle {
-    /// Makes the thread, parked. `ticks` is how long a tick of the guest's counter takes, as
-    /// [`Runner::wait`] needs it.
-    pub(super) fn start(
-        name: &str,
-        index: u32,
-        vcpu: Box<dyn Vcpu>,
-        control: &Arc<Control>,
-        devices: &Arc<Devices>,
-        tsc_khz: u32,
-    ) -> Result<Self> {
+    /// Makes the thread, parked.
+    pub(super) fn start(index: u32, vcpu: Box<dyn Vcpu>, common: &Common<'_>) -> Result<Self> {
+        let Common { name, control, .. } = *common;
         let kick = vcpu.kick();
         let vcpu = Arc::new(Mutex::new(vcpu));
         let exits = Arc::new(AtomicU64::new(0));
@@ -54,10 +65,11 @@ impl VcpuHandle {
             vcpu: Arc::clone(&vcpu),
             kick: Arc::clone(&kick),
             control: Arc::clone(control),
-            devices: Arc::clone(devices),
+            devices: Arc::clone(common.devices),
             exits: Arc::clone(&exits),
             stalls: Arc::clone(&stalls),
-            tsc_khz,
+            quota: Arc::clone(common.quota),
+            tsc_khz: common.tsc_khz,
         };
         control.add();
         let thread = spawn(&format!("{name}/vcpu{index}"), move || runner.live());
@@ -78,6 +90,18 @@ impl VcpuHandle {
             clock: CpuClock::of(&thread),
             thread: Some(thread),
         })
+    }
+
+    /// Lets its thread run on that host CPU only.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_config` where this process may not use it.
+    pub(super) fn pin(&self, cpu: u32) -> Result<()> {
+        match &self.thread {
+            Some(thread) => affinity::pin(thread, cpu),
+            None => Ok(()), // it has ended
+        }
     }
 
     /// The vCPU itself. Waits until its thread has parked.
@@ -124,6 +148,7 @@ struct Runner {
     devices: Arc<Devices>,
     exits: Arc<AtomicU64>,
     stalls: Arc<StallMeter>,
+    quota: Arc<Throttle>,
     tsc_khz: u32,
 }
 
@@ -131,13 +156,14 @@ impl Runner {
     /// The thread: run when told to, park when told to, until the end.
     fn live(self) {
         let mut stalls = StallReader::default();
+        let mut pace = Pace::new(Arc::clone(&self.quota));
         let attached = self.lock().attach();
         if let Err(error) = attached {
             self.control.end(End::Failed(error.to_string()));
         }
         while self.control.wait_for_run() {
             let mut vcpu = self.lock();
-            if let Err(error) = self.run(vcpu.as_mut(), &mut stalls) {
+            if let Err(error) = self.run(vcpu.as_mut(), &mut stalls, &mut pace) {
                 self.control.end(End::Failed(error.to_string()));
             }
             drop(vcpu);
@@ -145,8 +171,8 @@ impl Runner {
         self.lock().detach();
     }
 
-    /// Runs guest code until the vCPU is to park.
-    fn run(&self, vcpu: &mut dyn Vcpu, stalls: &mut StallReader) -> Result<()> {
+    /// Runs guest code until the vCPU is to park, as much of it as it may.
+    fn run(&self, vcpu: &mut dyn Vcpu, stalls: &mut StallReader, pace: &mut Pace) -> Result<()> {
         loop {
             // In this order: a kick that comes after the rearming ends the run below, one that came
             // before it is seen in what is wanted.
@@ -154,7 +180,12 @@ impl Runner {
             if !self.control.wants_run() {
                 break;
             }
-            stalls.entering(&self.stalls, vcpu);
+            if let Some(rest) = pace.due() {
+                stalls.asked(rest);
+                self.control.sleep(rest);
+                continue;
+            }
+            stalls.entering(&self.stalls, vcpu, pace.limit());
             let exit = vcpu.run()?;
             self.exits.fetch_add(1, Ordering::Relaxed);
             stalls.exited(&self.stalls);

@@ -77,7 +77,8 @@ pub(super) struct StallReader {
     /// Stalls that count as one, and the guest's own time since the first of them.
     silence: Duration,
     progress: Duration,
-    /// Whether runs have their limit.
+    /// The limit of runs that was asked for, and whether runs have it.
+    limit: Option<Duration>,
     limited: bool,
 }
 
@@ -89,30 +90,52 @@ struct Look {
 }
 
 impl StallReader {
-    /// The guest asks to sleep for so long, from now.
+    /// The guest asks to sleep for so long, from now; or its owner wants it to rest, which is no stall
+    /// of the host's making either.
     pub(super) fn asked(&mut self, time: Duration) {
         let now = Instant::now();
-        self.asked = Some((now, now + time));
+        // Of a sleep and a rest right after it, both.
+        let from = self.asked.map_or(now, |(from, _)| from);
+        self.asked = Some((from, now + time));
     }
 
-    /// Called by the vCPU's thread before it enters the guest.
-    pub(super) fn entering(&mut self, meter: &StallMeter, vcpu: &mut dyn Vcpu) {
+    /// Called by the vCPU's thread before it enters the guest, with the limit of runs that others
+    /// want.
+    pub(super) fn entering(
+        &mut self,
+        meter: &StallMeter,
+        vcpu: &mut dyn Vcpu,
+        limit: Option<Duration>,
+    ) {
         let asked = self.asked.take();
         if !meter.on.load(Ordering::Acquire) {
             if self.last.take().is_some() {
-                vcpu.limit_run(None);
                 *self = Self {
                     schedstat: self.schedstat.take(),
+                    limit: self.limit,
+                    limited: self.limited,
                     ..Self::default()
                 };
             }
+            self.limit_runs(vcpu, limit);
             return;
         }
-        if !self.limited {
-            self.limited = vcpu.limit_run(Some(LIMIT));
-        }
+        let limit = limit.map_or(LIMIT, |limit| limit.min(LIMIT));
+        self.limit_runs(vcpu, Some(limit));
         let now = self.look();
         self.enters(meter, now, asked);
+    }
+
+    fn limit_runs(&mut self, vcpu: &mut dyn Vcpu, limit: Option<Duration>) {
+        if limit != self.limit {
+            self.limit = limit;
+            self.limited = vcpu.limit_run(limit);
+            if limit.is_some() && !self.limited {
+                tracing::warn!(
+                    "a vCPU's runs have no limit: a guest that computes may get too much"
+                );
+            }
+        }
     }
 
     /// Called by the vCPU's thread after each exit.
@@ -308,7 +331,7 @@ mod tests {
         let (meter, mut reader) = (StallMeter::default(), StallReader::default());
         let mut vcpu = Limited::default();
         let limit = |vcpu: &Limited| vcpu.0;
-        reader.entering(&meter, &mut vcpu);
+        reader.entering(&meter, &mut vcpu, None);
         reader.exited(&meter);
         assert!(
             reader.last.is_none() && limit(&vcpu).is_none(),
@@ -317,7 +340,7 @@ mod tests {
         // It is outside the guest, with a sleep it asked for, when the measure begins.
         reader.asked(Duration::from_secs(60));
         meter.start();
-        reader.entering(&meter, &mut vcpu);
+        reader.entering(&meter, &mut vcpu, None);
         assert_eq!(limit(&vcpu), Some(LIMIT));
         assert_eq!(
             meter.read().0,
@@ -330,12 +353,45 @@ mod tests {
         );
         meter.stop();
         reader.exited(&meter);
-        reader.entering(&meter, &mut vcpu);
+        reader.entering(&meter, &mut vcpu, None);
         assert!(reader.last.is_none() && limit(&vcpu).is_none());
         // In the guest when it begins: a run that was not limited is not judged.
         meter.start();
         reader.exited(&meter);
         assert!(reader.last.is_some());
         assert_eq!(meter.read(), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn the_shortest_limit_that_is_wanted_holds() {
+        let (meter, mut reader) = (StallMeter::default(), StallReader::default());
+        let mut vcpu = Limited::default();
+        for (measures, wanted, set) in [
+            (false, Some(MS(10)), Some(MS(10))),
+            (true, Some(MS(10)), Some(LIMIT)),
+            (true, Some(LIMIT / 2), Some(LIMIT / 2)),
+            (true, None, Some(LIMIT)),
+            (false, Some(MS(10)), Some(MS(10))),
+            (false, None, None),
+        ] {
+            if measures {
+                meter.start();
+            } else {
+                meter.stop();
+            }
+            reader.entering(&meter, &mut vcpu, wanted);
+            assert_eq!(vcpu.0, set, "{measures} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_rest_after_a_sleep_is_asked_for_too() {
+        let (meter, mut reader, last) = reader(true);
+        reader.asked(MS(60_000));
+        reader.asked(MS(120_000));
+        let asked = reader.asked.take();
+        reader.enters(&meter, later(last, 90_000, 0), asked);
+        // All but the moment between the reader's last look and the sleep.
+        assert!(meter.read().0 < MS(60_000), "{:?}", meter.read());
     }
 }

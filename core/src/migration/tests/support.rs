@@ -84,6 +84,8 @@ pub(super) fn machine(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Arc<Machin
     let config = MachineConfig {
         name: config.name.clone(),
         cpus: config.cpus,
+        cpu_pinning: Vec::new(),
+        cpu_quota: 0,
         image: Image::find(&config.image, config.memory, &config.annotations)?,
         guest: hypervisor.facts().clone(),
         disk: None,

@@ -29,6 +29,13 @@ const UNFINISHED: &str = ".new-";
 const IMAGES_MAX: usize = 1_000;
 /// What is copied at a time.
 const PIECE: usize = 1 << 20;
+/// Memory of a VM in which an image that can be booted at all can be.
+const ROOMY: u64 = 64 << 30;
+
+/// Annotations of a VM about its kernel begin so.
+const KERNEL: &str = "dwcp.kernel/";
+/// The one that adds words to its command line.
+const CMDLINE: &str = "dwcp.kernel/cmdline";
 
 /// What a VM boots.
 #[derive(Clone, Debug)]
@@ -36,7 +43,12 @@ pub(super) enum Boots {
     /// The guest that comes with the library.
     BuiltIn,
     /// An image of the node's store.
-    Stored(Arc<Stored>),
+    Stored {
+        /// The image.
+        stored: Arc<Stored>,
+        /// The kernel's command line, with the words that the VM adds.
+        cmdline: String,
+    },
 }
 
 impl Boots {
@@ -44,7 +56,7 @@ impl Boots {
     pub(super) fn disk(&self) -> Option<(&Path, u64)> {
         match self {
             Boots::BuiltIn => None,
-            Boots::Stored(stored) => Some((stored.disk.as_deref()?, stored.image.disk)),
+            Boots::Stored { stored, .. } => Some((stored.disk.as_deref()?, stored.image.disk)),
         }
     }
 
@@ -60,7 +72,7 @@ impl Boots {
                 let config = &vm.config;
                 machine::Image::find(&config.image, config.memory, &vm.annotations)
             }
-            Boots::Stored(stored) => stored.kernel().map(machine::Image::Kernel),
+            Boots::Stored { stored, cmdline } => stored.kernel(cmdline).map(machine::Image::Kernel),
         }
     }
 
@@ -72,22 +84,40 @@ impl Boots {
     pub(super) fn check(&self, memory: u64) -> Result<()> {
         match self {
             Boots::BuiltIn => Ok(()),
-            Boots::Stored(stored) => stored.kernel()?.check(memory),
+            Boots::Stored { stored, cmdline } => stored.kernel(cmdline)?.check(memory),
         }
     }
 }
 
 impl Stored {
+    /// Its command line, with the words that a VM adds to it by its annotations.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_config` naming the annotation.
+    fn cmdline(&self, annotations: &BTreeMap<String, String>) -> Result<String> {
+        let of_kernel = annotations.keys().filter(|key| key.starts_with(KERNEL));
+        if let Some(other) = of_kernel.into_iter().find(|key| *key != CMDLINE) {
+            let known = format_args!("is not known; {CMDLINE} is");
+            return validate::wrong(&format!("annotations.{other}"), known);
+        }
+        let words = annotations.get(CMDLINE).map_or("", String::as_str);
+        let own = Some(self.image.cmdline.as_str()).filter(|text| !text.is_empty());
+        machine::with_words(own, words).map_err(|error| match words {
+            "" => error,
+            _ => DWCPError::Config(format!("annotations.{CMDLINE}: {}", error.message())),
+        })
+    }
+
     /// Its kernel, with what that is started with.
-    fn kernel(&self) -> Result<machine::KernelImage> {
+    fn kernel(&self, cmdline: &str) -> Result<machine::KernelImage> {
         let open = |what, path: &PathBuf| {
             let file = File::open(path).map_err(at(path))?;
             machine::BootFile::new(what, file)
         };
         let kernel = open("kernel", &self.kernel)?;
         let initrd = self.initrd.as_ref().map(|path| open("initrd", path));
-        let cmdline = Some(self.image.cmdline.as_str()).filter(|text| !text.is_empty());
-        machine::KernelImage::new(kernel, initrd.transpose()?, cmdline)
+        machine::KernelImage::new(kernel, initrd.transpose()?, Some(cmdline))
     }
 }
 
@@ -166,7 +196,8 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// `invalid_config` naming what is wrong with it, `already_exists` where another image has the
+    /// `invalid_config` naming what is wrong with it, such as a kernel that is neither a bzImage nor an ELF
+    /// file; `already_exists` where another image has the
     /// name, `invalid_operation` on a node that keeps nothing, and `io` naming the file.
     pub(super) fn import(&self, from: &Path, name: Option<&str>) -> Result<Image> {
         let root = self.root("import_image")?;
@@ -197,6 +228,10 @@ impl Images {
             )));
         }
         staged.write(manifest::FILE, manifest.encode()?.as_bytes())?;
+        // Nobody is to learn only from a VM that does not start that it is no kernel.
+        let boots = self::stored(&staged.path)?;
+        let cmdline = boots.cmdline(&BTreeMap::new())?;
+        boots.kernel(&cmdline)?.check(ROOMY)?;
         let folder = staged.commit(&root.join(&name))?;
         let stored = stored(&folder)?;
         let image = stored.image.clone();
@@ -263,15 +298,22 @@ impl Shared {
     ) -> Result<Boots> {
         if image == IMAGE_DEFAULT {
             machine::Image::find(image, memory, annotations)?;
+            if let Some(key) = annotations.keys().find(|key| key.starts_with(KERNEL)) {
+                return validate::wrong(
+                    &format!("annotations.{key}"),
+                    format_args!("`{IMAGE_DEFAULT}` has no kernel that it could be about"),
+                );
+            }
             return Ok(Boots::BuiltIn);
         }
-        let stored = self.images.find(image);
-        stored.map(Boots::Stored).ok_or_else(|| {
-            DWCPError::NotFound(format!(
+        let Some(stored) = self.images.find(image) else {
+            return Err(DWCPError::NotFound(format!(
                 "image: this node has no image `{image}`; import_image brings one in, and \
                  `{IMAGE_DEFAULT}` is always there"
-            ))
-        })
+            )));
+        };
+        let cmdline = stored.cmdline(annotations)?;
+        Ok(Boots::Stored { stored, cmdline })
     }
 }
 
@@ -282,7 +324,7 @@ impl Shared {
         let boots = self.boots(&config.image, config.memory, &vm.annotations)?;
         Ok(match boots {
             Boots::BuiltIn => None,
-            Boots::Stored(stored) => Some(stored.image.digest.clone()),
+            Boots::Stored { stored, .. } => Some(stored.image.digest.clone()),
         })
     }
 
@@ -484,13 +526,14 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DWCPError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::smallest_kernel;
 
     /// A folder to import from, and a data directory.
     fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let all = tempfile::tempdir().unwrap();
         let (from, data) = (all.path().join("from"), all.path().join("data"));
         std::fs::create_dir(&from).unwrap();
-        std::fs::write(from.join("vmlinuz"), b"kernel").unwrap();
+        std::fs::write(from.join("vmlinuz"), smallest_kernel()).unwrap();
         std::fs::write(from.join("initrd"), b"initrd").unwrap();
         let disk = File::create(from.join("root.img")).unwrap();
         disk.set_len(8 << 20).unwrap();
@@ -507,7 +550,7 @@ mod tests {
         let image = images.import(&from, None).unwrap();
         assert_eq!(
             (image.name.as_str(), image.kernel, image.initrd, image.disk),
-            ("mini", 6, 6, 8 << 20)
+            ("mini", smallest_kernel().len() as u64, 6, 8 << 20)
         );
         assert_eq!(images.import(&from, None).unwrap(), image, "again");
         let other = images.import(&from, Some("other")).unwrap();
@@ -516,7 +559,7 @@ mod tests {
         let images = Images::open(Some(&data)).unwrap();
         assert_eq!(images.list(), [image, other]);
         let stored = images.find("mini").unwrap();
-        assert_eq!(std::fs::read(&stored.kernel).unwrap(), b"kernel");
+        assert_eq!(std::fs::read(&stored.kernel).unwrap(), smallest_kernel());
         use std::os::unix::fs::MetadataExt;
         let disk = std::fs::metadata(stored.disk.as_ref().unwrap()).unwrap();
         assert_eq!((disk.len(), disk.blocks()), (8 << 20, 0), "holes stay");
@@ -552,6 +595,20 @@ mod tests {
             let left = std::fs::read_dir(data.join("images")).map_or(0, |all| all.count());
             assert_eq!(left, 0, "{to}");
         }
+        std::fs::write(from.join("image.toml"), &text).unwrap();
+        let mut cut = smallest_kernel();
+        cut.truncate(100);
+        for (kernel, says) in [
+            (&b"a text"[..], "neither a bzImage nor an ELF file"),
+            (&cut, "truncated"),
+        ] {
+            std::fs::write(from.join("vmlinuz"), kernel).unwrap();
+            let error = images.import(&from, None).unwrap_err();
+            let of_kernel = error.message().starts_with("kernel: ");
+            assert!(of_kernel && error.message().contains(says), "{error}");
+            assert_eq!(images.list(), []);
+        }
+        std::fs::write(from.join("vmlinuz"), smallest_kernel()).unwrap();
         std::fs::write(from.join("image.toml"), text).unwrap();
         images.import(&from, None).unwrap();
         std::fs::write(from.join("vmlinuz"), b"another").unwrap();

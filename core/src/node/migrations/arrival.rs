@@ -8,7 +8,7 @@ use super::super::registry::{Change, Running, VmEntry};
 use super::{departure, error_frame};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
-use crate::machine::Machine;
+use crate::machine::{Machine, check_pinning};
 use crate::migration::{
     Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
     Offer, Record, Verdict, accept_channel, answer_about, is_offer,
@@ -137,6 +137,9 @@ impl Guest {
             .collect();
         let config = &offer.vm.config;
         if let Err(error) = config.check_supported(&self.shared.capabilities) {
+            reasons.push(error.to_string());
+        }
+        if let Err(error) = check_pinning(&config.cpu_pinning) {
             reasons.push(error.to_string());
         }
         if let Err(error) = self.shared.check_boots(&offer.vm, offer.image.as_deref()) {
