@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Readings of each clock between two sleeps.
-const BURST: u32 = 50;
+const BURST: u32 = 20;
 /// How long each thread sleeps between them: a vCPU that is emulated has other things to do as well.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What all threads have seen.
 struct Seen {

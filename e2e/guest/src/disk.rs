@@ -13,7 +13,7 @@ const BLOCK: usize = 4096;
 /// Blocks of the file.
 const BLOCKS: usize = 256;
 /// Time between two writes.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(20);
 /// Time between two statuses.
 const PERIOD: Duration = Duration::from_millis(200);
 

@@ -14,13 +14,13 @@ mod summary;
 
 pub(crate) use self::bindings::built;
 
-use std::{process::ExitCode, time::Instant};
+use std::{process::ExitCode, thread, time::Instant};
 
 use serde_json::json;
 
 use self::{
     steps::STEPS,
-    summary::{Done, Summary, seconds},
+    summary::{Done, Outcome, Summary, seconds},
 };
 use crate::screen::Screen;
 
@@ -71,34 +71,36 @@ pub(crate) fn run(options: &TestOptions) -> ExitCode {
         steps: Vec::new(),
         require_all: options.require_all,
     };
-    for step in STEPS.iter().filter(|step| options.wants(step.name)) {
-        screen.write(&format!("{} ... ", step.name));
-        if options.verbose {
-            screen.line("");
+    thread::scope(|scope| {
+        let mut beside = Vec::new();
+        for step in STEPS.iter().filter(|step| options.wants(step.name)) {
+            let start = Instant::now();
+            if step.runs_beside && !options.verbose {
+                // Packages are installed by one at a time.
+                let missing = step.provide(screen);
+                let run = move || match missing {
+                    Ok(()) => step.run(options, screen),
+                    Err(reason) => Outcome::skipped(reason),
+                };
+                screen.line(&format!("{} ... goes on beside the others", step.name));
+                beside.push((step, start, scope.spawn(run)));
+                continue;
+            }
+            screen.write(&format!("{} ... ", step.name));
+            if options.verbose {
+                screen.line("");
+            }
+            let outcome = step.run(options, screen);
+            let label = if options.verbose { step.name } else { "" };
+            summary.add(step.name, label, outcome, start, options, screen);
         }
-        let start = Instant::now();
-        let outcome = step.run(options, screen);
-        let done = Done {
-            name: step.name,
-            outcome,
-            time: start.elapsed(),
-        };
-        let label = if options.verbose {
-            format!("{} ... ", step.name)
-        } else {
-            String::new()
-        };
-        screen.line(&format!(
-            "{label}{} ({})",
-            summary.result(&done),
-            seconds(done.time)
-        ));
-        if !options.verbose && !done.outcome.transcript.is_empty() {
-            screen.line(&format!("\n{}", done.outcome.transcript.trim_end()));
-            screen.line(&format!("\n(end of the output of {})\n", step.name));
+        for (step, start, running) in beside {
+            let outcome = running
+                .join()
+                .unwrap_or_else(|_| Outcome::failed("it panicked".into(), ""));
+            summary.add(step.name, step.name, outcome, start, options, screen);
         }
-        summary.steps.push(done);
-    }
+    });
     if options.json {
         Screen::Output.line(&summary.json().to_string());
     }
@@ -108,6 +110,39 @@ pub(crate) fn run(options: &TestOptions) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+impl Summary {
+    /// Takes down what came of a step, and shows it behind `label`.
+    fn add(
+        &mut self,
+        name: &'static str,
+        label: &str,
+        outcome: Outcome,
+        start: Instant,
+        options: &TestOptions,
+        screen: Screen,
+    ) {
+        let done = Done {
+            name,
+            outcome,
+            time: start.elapsed(),
+        };
+        let label = match label {
+            "" => String::new(),
+            name => format!("{name} ... "),
+        };
+        screen.line(&format!(
+            "{label}{} ({})",
+            self.result(&done),
+            seconds(done.time)
+        ));
+        if !options.verbose && !done.outcome.transcript.is_empty() {
+            screen.line(&format!("\n{}", done.outcome.transcript.trim_end()));
+            screen.line(&format!("\n(end of the output of {name})\n"));
+        }
+        self.steps.push(done);
     }
 }
 

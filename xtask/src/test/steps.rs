@@ -25,6 +25,8 @@ pub(super) struct Step {
     /// What it cannot do without.
     needs: &'static [Need],
     work: Work,
+    /// Begins in its turn, and the steps after it do not wait for it: it takes one processor, and no notice of time.
+    pub(super) runs_beside: bool,
 }
 
 #[derive(Debug)]
@@ -62,12 +64,14 @@ pub(super) const STEPS: &[Step] = &[
         about: "Cargo.lock is in step with the manifests",
         needs: &[],
         work: cargo(&["metadata", "--locked", "--format-version", "1"]),
+        runs_beside: false,
     },
     Step {
         name: "fmt",
         about: "the sources are formatted",
         needs: &[RUSTFMT],
         work: cargo(&["fmt", "--all", "--check"]),
+        runs_beside: false,
     },
     Step {
         name: "clippy",
@@ -81,6 +85,7 @@ pub(super) const STEPS: &[Step] = &[
             "-D",
             "warnings",
         ]),
+        runs_beside: false,
     },
     Step {
         name: "clippy-client",
@@ -98,6 +103,7 @@ pub(super) const STEPS: &[Step] = &[
             "-D",
             "warnings",
         ]),
+        runs_beside: false,
     },
     Step {
         name: "check-client",
@@ -111,6 +117,7 @@ pub(super) const STEPS: &[Step] = &[
             "--features",
             "client",
         ]),
+        runs_beside: false,
     },
     Step {
         name: "doc",
@@ -120,6 +127,7 @@ pub(super) const STEPS: &[Step] = &[
             arguments: &["doc", "--no-deps", "-p", "dwcp", "--all-features"],
             environment: &[("RUSTDOCFLAGS", "-D warnings")],
         },
+        runs_beside: false,
     },
     Step {
         name: "unit+integration",
@@ -128,65 +136,75 @@ pub(super) const STEPS: &[Step] = &[
         work: Work::Tests {
             arguments: &["test", "--workspace", "--no-fail-fast"],
         },
+        runs_beside: false,
     },
     Step {
         name: "live-migration",
         about: "the example of the README moves a running VM, and its memory arrives whole",
         needs: &[CC],
         work: Work::LiveMigration,
+        runs_beside: false,
     },
     Step {
         name: "e2e",
         about: "real Linux guests on a stock KVM: boot, devices, power, snapshots, migration",
         needs: e2e::NEEDS,
         work: Work::E2e,
+        runs_beside: true,
     },
     Step {
         name: "c",
         about: "the C ABI: its header, its programs, their memory, and what is visible of it",
         needs: &[CC, CXX, VALGRIND],
         work: Work::C,
+        runs_beside: false,
     },
     Step {
         name: "python",
         about: "the Python package: its tests, types and examples",
         needs: &[CC, PYTHON],
         work: Work::Language("python"),
+        runs_beside: false,
     },
     Step {
         name: "typescript",
         about: "the TypeScript package: its tests, types and examples",
         needs: &[CC, NODE],
         work: Work::Language("typescript"),
+        runs_beside: false,
     },
     Step {
         name: "go",
         about: "the Go package: its tests and examples, with Go's own checks",
         needs: &[CC, PYTHON, PKG_CONFIG],
         work: Work::Language("go"),
+        runs_beside: false,
     },
     Step {
         name: "conformance",
         about: "one suite for all languages; after their own steps, which prepare them",
         needs: &[CC],
         work: Work::Conformance,
+        runs_beside: false,
     },
     Step {
         name: "dist",
         about: "the packages, of what the languages' steps built, installed where nothing else is",
         needs: dist::NEEDS,
         work: Work::Dist,
+        runs_beside: false,
     },
     Step {
         name: "fuzz",
         about: "no bytes make what reads them panic, hang or take memory",
         needs: &[CC, CXX],
         work: Work::Fuzz,
+        runs_beside: false,
     },
 ];
 
 /// How long each target of fuzzing runs, in seconds.
-const FUZZ_SECONDS: u32 = 10;
+const FUZZ_SECONDS: u32 = 5;
 /// The same with `--long`.
 const FUZZ_SECONDS_LONG: u32 = 120;
 
@@ -198,9 +216,14 @@ const fn cargo(arguments: &'static [&'static str]) -> Work {
 }
 
 impl Step {
+    /// Installs what it cannot do without.
+    pub(super) fn provide(&self, screen: Screen) -> Result<(), String> {
+        install::provide(self.needs, screen)
+    }
+
     /// Runs the step, whatever that takes, and says what came of it.
     pub(super) fn run(&self, options: &TestOptions, screen: Screen) -> Outcome {
-        if let Err(reason) = install::provide(self.needs, screen) {
+        if let Err(reason) = self.provide(screen) {
             return Outcome::skipped(reason);
         }
         let child = Child {

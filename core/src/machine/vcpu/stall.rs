@@ -17,8 +17,14 @@ use crate::hypervisor::Vcpu;
 /// Longest run of guest code while stalls are measured: an exit more a millisecond costs the guest
 /// less than a percent.
 const LIMIT: Duration = Duration::from_millis(1);
+/// The same where leaving and entering a guest is slow, as on a host that is itself a guest.
+const LIMIT_MAX: Duration = Duration::from_millis(16);
+/// So many times as long as the way out and in again a run may be at least.
+const LIMIT_PER_EXIT: u32 = 50;
+/// Of so many ways the shortest counts: the others were held up by something.
+const EXITS: usize = 16;
 
-/// Of a run that takes longer than this in spite of its limit, nobody knows that the guest got any.
+/// Of a run that takes longer than this for each millisecond of its limit, nobody knows that the guest got any.
 const OVERRUN: Duration = Duration::from_micros(1500);
 
 /// A guest that got less time than this between two stalls has not shown itself: they count as one.
@@ -80,6 +86,9 @@ pub(super) struct StallReader {
     /// The limit of runs that was asked for, and whether runs have it.
     limit: Option<Duration>,
     limited: bool,
+    /// How long the last ways out and in again took, and the place of the next.
+    exits: [Duration; EXITS],
+    exit: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -120,10 +129,17 @@ impl StallReader {
             self.limit_runs(vcpu, limit);
             return;
         }
-        let limit = limit.map_or(LIMIT, |limit| limit.min(LIMIT));
+        let own = self.own_limit();
+        let limit = limit.map_or(own, |limit| limit.min(own));
         self.limit_runs(vcpu, Some(limit));
         let now = self.look();
         self.enters(meter, now, asked);
+    }
+
+    /// The limit that the measure wants.
+    fn own_limit(&self) -> Duration {
+        let shortest = self.exits.iter().min().copied().unwrap_or_default();
+        (shortest * LIMIT_PER_EXIT).clamp(LIMIT, LIMIT_MAX)
     }
 
     fn limit_runs(&mut self, vcpu: &mut dyn Vcpu, limit: Option<Duration>) {
@@ -156,6 +172,10 @@ impl StallReader {
             });
             passed.saturating_sub(slept)
         });
+        if self.last.is_some() {
+            self.exits[self.exit] = stall;
+            self.exit = (self.exit + 1) % EXITS;
+        }
         self.account(meter, now, stall);
     }
 
@@ -167,7 +187,9 @@ impl StallReader {
                 _ => Duration::ZERO,
             };
             let passed = now.at.saturating_duration_since(last.at);
-            if self.limited && passed > OVERRUN {
+            let limit = self.limit.unwrap_or(LIMIT).max(LIMIT);
+            let overrun = OVERRUN.mul_f64(limit.as_secs_f64() / LIMIT.as_secs_f64());
+            if self.limited && passed > overrun {
                 passed
             } else {
                 queued
@@ -360,6 +382,30 @@ mod tests {
         reader.exited(&meter);
         assert!(reader.last.is_some());
         assert_eq!(meter.read(), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn runs_are_longer_where_exits_are_slow() {
+        let (meter, mut reader) = (StallMeter::default(), StallReader::default());
+        let start = Instant::now();
+        let mut now = start;
+        let look = |at| Look { at, waited: None };
+        let mut exits = |reader: &mut StallReader, time: Duration, count: usize| {
+            for _ in 0..count {
+                reader.left(&meter, look(now));
+                now += time;
+                reader.enters(&meter, look(now), None);
+            }
+            reader.own_limit()
+        };
+        assert_eq!(exits(&mut reader, Duration::from_micros(3), 1), LIMIT);
+        // One that was held up is no reason, and one slow host is.
+        assert_eq!(exits(&mut reader, MS(5), 1), LIMIT);
+        let slow = Duration::from_micros(100);
+        assert_eq!(exits(&mut reader, slow, EXITS), MS(5));
+        assert_eq!(exits(&mut reader, MS(1), EXITS), LIMIT_MAX);
+        // And it is short again as soon as exits are.
+        assert_eq!(exits(&mut reader, Duration::from_micros(3), 1), LIMIT);
     }
 
     #[test]
