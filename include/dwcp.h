@@ -450,9 +450,9 @@ const char *dwcp_error_concerns(const struct dwcp_error *error);
 void dwcp_error_free(struct dwcp_error *error);
 
 // Starts a node. The options are a document with `name`, and as far as they are to differ from the
-// defaults: `backend` ("kvm", "sim"), `data_dir`, `listen` (a list of "address:port" and "unix:/path"),
-// `api_keys` (a list of `name`, `key`, `role`), `tls` (`dir`, or `certificate`, `key` and `authority`),
-// `insecure`, `peers` (name to address, or to `address` and `credential`), `labels`, `limits`
+// defaults: `backend` ("kvm", "sim"), `data_dir`, `disk_dir`, `listen` (a list of "address:port" and
+// "unix:/path"), `api_keys` (a list of `name`, `key`, `role`), `tls` (`dir`, or `certificate`, `key` and
+// `authority`), `insecure`, `peers` (name to address, or to `address` and `credential`), `labels`, `limits`
 // (`max_vms`, `max_memory`, `max_cpus`, `max_streams`, `max_connections`, `max_inflight`), `default_image`,
 // `event_ring`, `peer_timeout` (such as "10s").
 int32_t dwcp_node_start(const struct dwcp_document *options,
@@ -635,6 +635,17 @@ struct dwcp_request *dwcp_request_restore_snapshot(const char *vm_id, const char
 
 // Removes a snapshot.
 struct dwcp_request *dwcp_request_delete_snapshot(const char *snapshot_id);
+
+// Brings the image in a folder of the node's own host into its store, under `name`, or with NULL under the
+// name that its `image.toml` gives it. Needs the role admin. Gives the `Image`.
+struct dwcp_request *dwcp_request_import_image(const char *path,
+                                               const char *name);
+
+// The images in the node's store, by name; the built-in guest is not among them. Gives a list of `Image`.
+struct dwcp_request *dwcp_request_list_images(void);
+
+// Removes an image that no VM names from the node's store. Needs the role admin.
+struct dwcp_request *dwcp_request_remove_image(const char *name);
 
 // Whether the node can be relied on. Gives a `Health`.
 struct dwcp_request *dwcp_request_health(void);

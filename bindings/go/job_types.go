@@ -272,3 +272,21 @@ type Snapshot struct {
 	// Whether the guest had brought its file systems to rest.
 	Quiesced bool `json:"quiesced"`
 }
+
+// Image is an image in a node's store: a kernel, and what goes with it.
+type Image struct {
+	// Its name, which VMs name in VMConfig.Image.
+	Name string `json:"name"`
+	// Images with the same digest boot the same, on whatever node.
+	Digest string `json:"digest"`
+	// The kernel's command line.
+	Cmdline string `json:"cmdline"`
+	// Bytes of the kernel.
+	Kernel uint64 `json:"kernel"`
+	// Bytes of the initial RAM disk; 0 for none.
+	Initrd uint64 `json:"initrd"`
+	// Bytes of the root disk of which each VM gets a copy; 0 for none.
+	Disk uint64 `json:"disk"`
+	// When it was imported.
+	CreatedAt time.Time `json:"created_at"`
+}

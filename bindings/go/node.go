@@ -14,6 +14,8 @@ type NodeConfig struct {
 	Backend string
 	// Where VMs, snapshots and keys are kept; empty for nowhere: they end with the node.
 	DataDir string
+	// Where the disks of its VMs are; empty for disks/ below DataDir.
+	DiskDir string
 	// Where it listens: "address:port", with port 0 for any, and "unix:/path"; empty for nowhere.
 	Listen []string
 	// The keys by which clients and peers are let in. Without any it serves Unix sockets and loopback as
@@ -124,6 +126,7 @@ func (c *NodeConfig) json() ([]byte, error) {
 		Name         string              `json:"name"`
 		Backend      string              `json:"backend,omitempty"`
 		DataDir      string              `json:"data_dir,omitempty"`
+		DiskDir      string              `json:"disk_dir,omitempty"`
 		Listen       []string            `json:"listen,omitempty"`
 		APIKeys      []NodeKey           `json:"api_keys,omitempty"`
 		TLS          *NodeTLS            `json:"tls,omitempty"`
@@ -135,8 +138,8 @@ func (c *NodeConfig) json() ([]byte, error) {
 		EventRing    int                 `json:"event_ring,omitempty"`
 		PeerTimeout  string              `json:"peer_timeout,omitempty"`
 	}{
-		c.Name, c.Backend, c.DataDir, c.Listen, c.APIKeys, c.TLS, c.Insecure, c.Peers, c.Labels, c.Limits,
-		c.DefaultImage, c.EventRing, durationText(c.PeerTimeout),
+		c.Name, c.Backend, c.DataDir, c.DiskDir, c.Listen, c.APIKeys, c.TLS, c.Insecure, c.Peers, c.Labels,
+		c.Limits, c.DefaultImage, c.EventRing, durationText(c.PeerTimeout),
 	})
 	if err != nil {
 		return nil, invalid(err.Error())

@@ -257,6 +257,27 @@ func (v *VMClient) DeleteSnapshot(ctx context.Context, snapshotID string) error 
 	return v.done(ctx, "delete_snapshot\x00", fields(nil).text("snapshot_id", snapshotID))
 }
 
+// ImportImage brings the image in a folder of the node's own host into its store, under name or, where that is
+// "", under the name it has. It needs the role admin. It fails with ErrInvalidConfig naming what is wrong with the
+// image, and ErrAlreadyExists where another one has the name.
+func (v *VMClient) ImportImage(ctx context.Context, path, name string) (*Image, error) {
+	f := fields(nil).text("path", path)
+	if name != "" {
+		f = f.text("name", name)
+	}
+	return ask[Image](ctx, v.client, "import_image\x00", f)
+}
+
+// ListImages returns the images in the node's store, by name; the built-in guest is not among them.
+func (v *VMClient) ListImages(ctx context.Context) ([]Image, error) {
+	return list[Image](ctx, v.client, "list_images\x00", nil)
+}
+
+// RemoveImage removes an image that no VM names. It needs the role admin.
+func (v *VMClient) RemoveImage(ctx context.Context, name string) error {
+	return v.done(ctx, "remove_image\x00", fields(nil).text("name", name))
+}
+
 func list[T any](ctx context.Context, c *Client, name method, f fields) ([]T, error) {
 	answer, err := ask[[]T](ctx, c, name, f)
 	if err != nil {

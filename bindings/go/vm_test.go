@@ -3,8 +3,11 @@ package dwcp_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +256,64 @@ func TestSnapshots(t *testing.T) {
 	}
 	ok(t, vms.DeleteSnapshot(ctx, snapshot.ID))
 	wants(t, vms.DeleteSnapshot(ctx, snapshot.ID), dwcp.ErrNotFound)
+}
+
+// imageFolder makes a folder with an image called mini: the smallest kernel, and a root disk of 1 MiB.
+func imageFolder(t *testing.T) string {
+	const start = 16 << 20
+	var kernel bytes.Buffer
+	kernel.WriteString("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9))
+	for _, part := range []any{
+		[]uint16{2, 62}, uint32(1), []uint64{start, 64, 0}, uint32(0), []uint16{64, 56, 1, 0, 0, 0},
+		// One segment of 16 bytes.
+		[]uint32{1, 5}, []uint64{120, start, start, 16, 16, 4096}, bytes.Repeat([]byte{0xf4}, 16),
+	} {
+		ok(t, binary.Write(&kernel, binary.LittleEndian, part))
+	}
+	folder := t.TempDir()
+	for name, content := range map[string][]byte{
+		"vmlinuz":  kernel.Bytes(),
+		"root.img": make([]byte, 1<<20),
+		"image.toml": []byte("format = 1\nname = \"mini\"\ncmdline = \"quiet\"\n" +
+			"[kernel]\nfile = \"vmlinuz\"\n[disk]\nfile = \"root.img\"\n"),
+	} {
+		ok(t, os.WriteFile(filepath.Join(folder, name), content, 0o600))
+	}
+	return folder
+}
+
+func TestImages(t *testing.T) {
+	disks, folder := t.TempDir(), imageFolder(t)
+	node := newNode(t, func(c *dwcp.NodeConfig) { c.DataDir, c.DiskDir = t.TempDir(), disks })
+	ctx, vms := within(t), connected(t, configFor(t, node)).VM()
+	image, err := vms.ImportImage(ctx, folder, "")
+	ok(t, err)
+	if image.Name != "mini" || image.Cmdline != "quiet" || image.Kernel != 136 || image.Initrd != 0 ||
+		image.Disk != 1<<20 || len(image.Digest) != 64 || image.CreatedAt.IsZero() {
+		t.Fatalf("%+v", image)
+	}
+	other, err := vms.ImportImage(ctx, folder, "other")
+	ok(t, err)
+	list, err := vms.ListImages(ctx)
+	ok(t, err)
+	if len(list) != 2 || list[0] != *image || list[1] != *other || other.Digest != image.Digest {
+		t.Fatalf("%+v", list)
+	}
+	vm, err := vms.Create(ctx, dwcp.VMConfig{Name: "of-an-image", Image: "mini", Memory: 32 << 20})
+	ok(t, err)
+	if _, err := os.Stat(filepath.Join(disks, vm.ID)); err != nil || vm.Config.Disk != 1<<20 {
+		t.Fatal(err, vm.Config.Disk)
+	}
+	wants(t, vms.RemoveImage(ctx, "mini"), dwcp.ErrInvalidOperation)
+	ok(t, vms.RemoveImage(ctx, "other"))
+	wants(t, vms.RemoveImage(ctx, "other"), dwcp.ErrNotFound)
+	ok(t, os.WriteFile(filepath.Join(folder, "vmlinuz"), []byte("a text"), 0o600))
+	_, err = vms.ImportImage(ctx, folder, "")
+	wants(t, err, dwcp.ErrAlreadyExists)
+	_, err = vms.ImportImage(ctx, folder, "text")
+	if told := wants(t, err, dwcp.ErrInvalidConfig); !strings.Contains(told.Error(), "kernel: ") {
+		t.Fatal(told)
+	}
 }
 
 func TestMigrationWithProgress(t *testing.T) {

@@ -133,6 +133,7 @@ about! {
     get_migration_status => call "get_migration_status", "migration_id";
     cancel_migration => call "cancel_migration", "migration_id";
     delete_snapshot => call "delete_snapshot", "snapshot_id";
+    remove_image => call "remove_image", "name";
     watch => subscribe "watch", "vm_id";
     console => subscribe "console", "vm_id";
     migration_progress => subscribe "migration_progress", "migration_id";
@@ -402,6 +403,31 @@ pub extern "C" fn dwcp_request_delete_snapshot(
     snapshot_id: *const c_char,
 ) -> Option<Box<dwcp_request>> {
     made(|| delete_snapshot(snapshot_id))
+}
+
+/// Brings the image in a folder of the node's own host into its store, under `name`, or with NULL under the
+/// name that its `image.toml` gives it. Needs the role admin. Gives the `Image`.
+#[unsafe(no_mangle)]
+pub extern "C" fn dwcp_request_import_image(
+    path: *const c_char,
+    name: *const c_char,
+) -> Option<Box<dwcp_request>> {
+    made(|| {
+        let fields = Fields::new().text("path", path)?;
+        fields.optional_text("name", name)?.call("import_image")
+    })
+}
+
+/// The images in the node's store, by name; the built-in guest is not among them. Gives a list of `Image`.
+#[unsafe(no_mangle)]
+pub extern "C" fn dwcp_request_list_images() -> Option<Box<dwcp_request>> {
+    made(|| Fields::new().call("list_images"))
+}
+
+/// Removes an image that no VM names from the node's store. Needs the role admin.
+#[unsafe(no_mangle)]
+pub extern "C" fn dwcp_request_remove_image(name: *const c_char) -> Option<Box<dwcp_request>> {
+    made(|| remove_image(name))
 }
 
 /// Whether the node can be relied on. Gives a `Health`.

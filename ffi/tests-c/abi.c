@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,6 +62,79 @@ static dwcp_node *start_node(void)
     ok(dwcp_node_start(options, &node, &error), &error);
     dwcp_document_free(options);
     return node;
+}
+
+static void put(const char *folder, const char *name, const void *bytes, size_t size)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "wb");
+    CHECK(file != NULL && fwrite(bytes, 1, size, file) == size && fclose(file) == 0);
+}
+
+/* A node with a store of images, which ends here. */
+static void images(void)
+{
+    /* The smallest kernel: an ELF file with one segment of 16 bytes, to be loaded at 16 MiB. */
+    static const uint8_t kernel[136] = {
+        [0] = 0x7f, 'E', 'L', 'F', 2, 1, 1, [16] = 2, [18] = 62, [20] = 1, [27] = 1, [32] = 64,
+        [52] = 64, [54] = 56, [56] = 1, [64] = 1, [68] = 5, [72] = 120, [83] = 1, [91] = 1,
+        [96] = 16, [104] = 16, [113] = 16, [120] = 0xf4};
+    static const char about[] = "format = 1\nname = \"mini\"\n[kernel]\nfile = \"vmlinuz\"\n";
+    char top[] = "/tmp/dwcp-abi-XXXXXX", folder[64], data[64], disks[64], command[64];
+    dwcp_error *error = NULL;
+    dwcp_node *node = NULL;
+    dwcp_client *client = NULL;
+    dwcp_document *given = NULL;
+    CHECK(mkdtemp(top) != NULL);
+    snprintf(folder, sizeof folder, "%s/mini", top);
+    snprintf(data, sizeof data, "%s/data", top);
+    snprintf(disks, sizeof disks, "%s/disks", top);
+    snprintf(command, sizeof command, "rm -r %s", top);
+    CHECK(mkdir(folder, 0700) == 0);
+    put(folder, "vmlinuz", kernel, sizeof kernel);
+    put(folder, "image.toml", about, sizeof about - 1);
+
+    dwcp_document *options = dwcp_document_new();
+    ok(dwcp_document_set_text(options, "name", "node-i", &error), &error);
+    ok(dwcp_document_set_text(options, "backend", "sim", &error), &error);
+    ok(dwcp_document_set_text(options, "data_dir", data, &error), &error);
+    ok(dwcp_document_set_text(options, "disk_dir", disks, &error), &error);
+    ok(dwcp_node_start(options, &node, &error), &error);
+    dwcp_document_free(options);
+    ok(dwcp_node_client(node, &client, &error), &error);
+    ok(dwcp_client_call(client, dwcp_request_import_image(folder, "web"), SECONDS(10), &given, &error), &error);
+    CHECK(strcmp(dwcp_document_text(given, "name"), "web") == 0);
+    CHECK(strlen(dwcp_document_text(given, "digest")) == 64);
+    dwcp_document_free(given);
+    ok(dwcp_client_call(client, dwcp_request_import_image(folder, NULL), SECONDS(10), NULL, &error), &error);
+    ok(dwcp_client_call(client, dwcp_request_list_images(), SECONDS(10), &given, &error), &error);
+    CHECK(strcmp(dwcp_document_text(given, "0.name"), "mini") == 0);
+    CHECK(strcmp(dwcp_document_text(given, "1.name"), "web") == 0);
+    dwcp_document_free(given);
+    dwcp_document *config = dwcp_document_new();
+    ok(dwcp_document_set_text(config, "name", "named", &error), &error);
+    ok(dwcp_document_set_text(config, "image", "mini", &error), &error);
+    ok(dwcp_document_set_u64(config, "disk", 1 << 20, &error), &error);
+    ok(dwcp_client_call(client, dwcp_request_create(config, NULL), SECONDS(10), &given, &error), &error);
+    dwcp_document_free(config);
+    CHECK(access(disks, F_OK) == 0);
+    fails(dwcp_client_call(client, dwcp_request_remove_image("mini"), SECONDS(10), NULL, &error), &error,
+          DWCP_ERR_INVALID_OPERATION, dwcp_document_text(given, "id"));
+    dwcp_document_free(given);
+    ok(dwcp_client_call(client, dwcp_request_remove_image("web"), SECONDS(10), NULL, &error), &error);
+    fails(dwcp_client_call(client, dwcp_request_remove_image("web"), SECONDS(10), NULL, &error), &error,
+          DWCP_ERR_NOT_FOUND, "web");
+    fails(dwcp_client_call(client, dwcp_request_import_image(NULL, NULL), SECONDS(10), NULL, &error), &error,
+          DWCP_ERR_INVALID_CONFIG, "path");
+    put(folder, "vmlinuz", "a text", 6);
+    fails(dwcp_client_call(client, dwcp_request_import_image(folder, "t"), SECONDS(10), NULL, &error), &error,
+          DWCP_ERR_INVALID_CONFIG, "kernel: ");
+    ok(dwcp_client_close(client, SECONDS(5), &error), &error);
+    dwcp_client_free(client);
+    ok(dwcp_node_shutdown(node, SECONDS(5), &error), &error);
+    dwcp_node_free(node);
+    CHECK(system(command) == 0);
 }
 
 static void create(dwcp_client *client, char *id, size_t size)
@@ -396,6 +470,7 @@ int main(int argc, char **argv)
     char id[64];
     CHECK(dwcp_abi_version() == DWCP_ABI_VERSION && strlen(dwcp_version()) >= 5);
     documents();
+    images();
     dwcp_node *node = start_node();
     CHECK(strcmp(dwcp_node_name(node), "node-c") == 0 && strlen(dwcp_node_uuid(node)) == 36);
     ok(dwcp_node_client(node, &client, &error), &error);

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { createServer, connect } from 'node:net';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -24,6 +24,24 @@ export async function node(t, options = {}) {
 /** The operations of a node's own client. */
 export async function vms(t, options) {
   return (await node(t, options)).client().vm();
+}
+
+/** A folder with an image called `mini`: the smallest kernel, and a root disk of 1 MiB. */
+export function imageFolder(path) {
+  mkdirSync(path);
+  const start = 16 * MIB;
+  const kernel = Buffer.alloc(136, 0xf4);
+  kernel.fill(0, 0, 120).write('\x7fELF\x02\x01\x01', 'latin1');
+  for (const [at, half] of [[16, 2], [18, 62], [52, 64], [54, 56], [56, 1]]) kernel.writeUInt16LE(half, at);
+  for (const [at, word] of [[20, 1], [64, 1], [68, 5]]) kernel.writeUInt32LE(word, at);
+  // One segment of 16 bytes.
+  const words = [[24, start], [32, 64], [72, 120], [80, start], [88, start], [96, 16], [104, 16], [112, 4096]];
+  for (const [at, word] of words) kernel.writeBigUInt64LE(BigInt(word), at);
+  writeFileSync(join(path, 'vmlinuz'), kernel);
+  writeFileSync(join(path, 'root.img'), Buffer.alloc(MIB));
+  const parts = '[kernel]\nfile = "vmlinuz"\n[disk]\nfile = "root.img"\n';
+  writeFileSync(join(path, 'image.toml'), `format = 1\nname = "mini"\ncmdline = "quiet"\n${parts}`);
+  return path;
 }
 
 let made = 0;

@@ -1,10 +1,20 @@
 // What is done with VMs, on the simulator.
 
 import assert from 'node:assert/strict';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
 
-import { InvalidOperationError, MigrationState, VMClient, VMNotFoundError, VMState } from '../dist/index.js';
-import { MIB, NOBODY, directory, node, running, small, vms } from './support.mjs';
+import {
+  AlreadyExistsError,
+  InvalidOperationError,
+  MigrationState,
+  NotFoundError,
+  VMClient,
+  VMNotFoundError,
+  VMState,
+} from '../dist/index.js';
+import { MIB, NOBODY, directory, imageFolder, node, running, small, vms } from './support.mjs';
 
 test('a VM lives', async (t) => {
   const all = await vms(t);
@@ -78,6 +88,31 @@ test('snapshots are taken, listed, brought back and removed', async (t) => {
   await all.deleteSnapshot(second.id);
   await all.deleteSnapshot(first.id);
   assert.deepEqual(await all.listSnapshots(vm.id), []);
+});
+
+test('images are brought in, listed, named by VMs and removed', async (t) => {
+  const [data, disks, parent] = [directory(t), directory(t), directory(t)];
+  const all = await vms(t, { dataDir: data, diskDir: disks });
+  const folder = imageFolder(join(parent, 'mini'));
+  const image = await all.importImage(folder);
+  assert.deepEqual(
+    [image.name, image.cmdline, image.kernel, image.initrd, image.disk, image.digest.length],
+    ['mini', 'quiet', 136, 0, MIB, 64],
+  );
+  assert.ok(new Date(image.createdAt).getTime() > 0);
+  const other = await all.importImage(folder, 'other');
+  assert.equal(other.digest, image.digest);
+  assert.deepEqual(await all.listImages(), [image, other]);
+  const vm = await all.create(small({ image: 'mini' }));
+  assert.equal(vm.config.disk, MIB);
+  assert.ok(existsSync(join(disks, vm.id)));
+  await assert.rejects(all.removeImage('mini'), InvalidOperationError);
+  await all.removeImage('other');
+  await assert.rejects(all.removeImage('other'), NotFoundError);
+  writeFileSync(join(folder, 'vmlinuz'), 'a text');
+  await assert.rejects(all.importImage(folder), AlreadyExistsError);
+  await assert.rejects(all.importImage(folder, 'text'), /kernel: /);
+  assert.deepEqual(await all.listImages(), [image]);
 });
 
 test('a VM moves, and its stream shows how', async (t) => {

@@ -453,6 +453,21 @@ export interface Snapshot {
   quiesced: boolean;
 }
 
+/** An image in a node's store: a kernel, and what goes with it. */
+export interface Image {
+  /** What VMs call it in `image`. */
+  name: string;
+  /** Images with the same digest boot the same, on whatever node. */
+  digest: string;
+  /** The kernel's command line. */
+  cmdline: string;
+  /** Bytes of the kernel, of the initial RAM disk and of the root disk; 0 for what it has not. */
+  kernel: number;
+  initrd: number;
+  disk: number;
+  createdAt: string;
+}
+
 /** What the built-in guest says of itself. */
 export interface GuestReport {
   vmId: string;
@@ -551,6 +566,8 @@ export interface NodeOptions {
   backend?: 'kvm' | 'sim' | undefined;
   /** Where VMs and snapshots are kept; without it they end with the node. */
   dataDir?: string | undefined;
+  /** Where the disks of its VMs are; without it, `disks/` below `dataDir`. */
+  diskDir?: string | undefined;
   /** Addresses to serve: `127.0.0.1:0`, `unix:/path`. */
   listen?: string[] | undefined;
   apiKeys?: { key: string; role: Role; name?: string | undefined }[] | undefined;

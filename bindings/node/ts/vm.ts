@@ -8,6 +8,7 @@ import type {
   Duration,
   Filters,
   GuestReport,
+  Image,
   KeyedCallOptions,
   MigrationOptions,
   MigrationPlan,
@@ -214,6 +215,24 @@ export class VMClient {
   /** Removes a snapshot. */
   deleteSnapshot(snapshotId: string, options?: CallOptions): Promise<void> {
     return this.#ask('delete_snapshot', () => ({ snapshot_id: snapshotId }), nothing, options);
+  }
+
+  /**
+   * Brings the image in a folder of the node's own host into its store, under `name` or the name it has.
+   * Needs the role admin.
+   */
+  importImage(path: string, name?: string | null, options?: CallOptions): Promise<Image> {
+    return this.#ask('import_image', () => ({ path, name }), json<Image>, options);
+  }
+
+  /** The images in the node's store, by name; the built-in guest is not among them. */
+  listImages(options?: CallOptions): Promise<Image[]> {
+    return this.#ask('list_images', () => ({}), json<Image[]>, options);
+  }
+
+  /** Removes an image that no VM names. Needs the role admin. */
+  removeImage(name: string, options?: CallOptions): Promise<void> {
+    return this.#ask('remove_image', () => ({ name }), nothing, options);
   }
 
   /** The console of a VM: what is kept of its output, then what comes, and a way to type. */

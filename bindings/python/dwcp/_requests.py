@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
 from ._wire import dumps, duration, options
@@ -98,6 +99,10 @@ def snapshot(
 
 def restore(id: str, snapshot_id: str) -> bytes:
     return dumps({"vm_id": id, "snapshot_id": snapshot_id})
+
+
+def import_image(path: Union[str, os.PathLike[str]], name: Optional[str]) -> bytes:
+    return _without_none(path=os.fspath(path), name=name)
 
 
 def typed(id: str, data: Union[bytes, str]) -> Iterator[bytes]:

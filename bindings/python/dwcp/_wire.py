@@ -120,6 +120,7 @@ _CLASSES: Tuple[Type[Any], ...] = (
     model.DowntimeBreakdown,
     model.GuestReport,
     model.Health,
+    model.Image,
     model.MigrationBytes,
     model.MigrationPlan,
     model.MigrationStatus,

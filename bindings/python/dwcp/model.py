@@ -177,6 +177,22 @@ class Snapshot:
 
 
 @dataclass
+class Image:
+    """An image in a node's store. `kernel`, `initrd` and `disk` are sizes in bytes, 0 for what it has not.
+
+    Images with the same `digest` boot the same, on whatever node.
+    """
+
+    name: str = ""
+    digest: str = ""
+    cmdline: str = ""
+    kernel: int = 0
+    initrd: int = 0
+    disk: int = 0
+    created_at: datetime = NEVER
+
+
+@dataclass
 class GuestReport:
     """What the built-in guest `dwcp/pulse` says of itself. Pages are of 4 KiB."""
 

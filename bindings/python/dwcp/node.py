@@ -41,6 +41,7 @@ def node_options(
     name: str,
     backend: Union[Backend, str, None],
     data_dir: Union[str, os.PathLike[str], None],
+    disk_dir: Union[str, os.PathLike[str], None],
     listen: Sequence[str],
     api_keys: Sequence[Union[APIKey, Fields]],
     tls: Union[NodeTLS, Fields, None],
@@ -57,6 +58,7 @@ def node_options(
         "name": name,
         "backend": backend,
         "data_dir": None if data_dir is None else os.fspath(data_dir),
+        "disk_dir": None if disk_dir is None else os.fspath(disk_dir),
         "listen": [listen] if isinstance(listen, str) else list(listen),
         "api_keys": list(api_keys),
         "tls": tls,
@@ -96,7 +98,8 @@ class Node:
     """A node in this process. `async with` starts it and shuts it down.
 
     `backend` is `kvm` (default) or `sim`, a simulation for tests. Without `data_dir` all ends with the
-    node, and it takes no snapshots. `listen` has addresses such as `127.0.0.1:9000` or `unix:/path`; port 0
+    node, and it takes no snapshots and has no images; `disk_dir` is where the disks of its VMs are, else
+    `disks/` below `data_dir`. `listen` has addresses such as `127.0.0.1:9000` or `unix:/path`; port 0
     is one of the system's choice, which `address()` says. A node without keys serves its own host only.
     `peers` are the nodes to which VMs can move, by name: an address, or a `Peer`. A mistake in any of
     them is a `ConfigError` when it starts.
@@ -108,6 +111,7 @@ class Node:
         *,
         backend: Union[Backend, str, None] = None,
         data_dir: Union[str, os.PathLike[str], None] = None,
+        disk_dir: Union[str, os.PathLike[str], None] = None,
         listen: Sequence[str] = (),
         api_keys: Sequence[Union[APIKey, Fields]] = (),
         tls: Union[NodeTLS, Fields, None] = None,
@@ -124,6 +128,7 @@ class Node:
             name,
             backend,
             data_dir,
+            disk_dir,
             listen,
             api_keys,
             tls,

@@ -53,6 +53,7 @@ from .model import (
     ClientMetrics,
     GuestReport,
     Health,
+    Image,
     MigrationPlan,
     MigrationStatus,
     NodeInfo,
@@ -309,6 +310,20 @@ class VMClient:
         """Removes a snapshot that no other builds on."""
         self._one("delete_snapshot", snapshot_id, "snapshot_id")
 
+    def import_image(
+        self, path: Union[str, os.PathLike[str]], name: Optional[str] = None
+    ) -> Image:
+        """Brings the image in a folder of the node's own host into its store, under `name` or its own."""
+        return cast(Image, self._call("import_image", _requests.import_image(path, name)))
+
+    def list_images(self) -> List[Image]:
+        """The images in the node's store, by name; the built-in guest is not among them."""
+        return cast("List[Image]", self._call("list_images", b"{}"))
+
+    def remove_image(self, name: str) -> None:
+        """Removes an image that no VM names. Needs the role admin."""
+        self._one("remove_image", name, "name")
+
     def console(self, id: str) -> Console:
         """Its console."""
         return Console(self._client, id)
@@ -473,6 +488,7 @@ class Node:
         *,
         backend: Union[Backend, str, None] = None,
         data_dir: Union[str, os.PathLike[str], None] = None,
+        disk_dir: Union[str, os.PathLike[str], None] = None,
         listen: Sequence[str] = (),
         api_keys: Sequence[Union[APIKey, Fields]] = (),
         tls: Union[NodeTLS, Fields, None] = None,
@@ -489,6 +505,7 @@ class Node:
             name,
             backend,
             data_dir,
+            disk_dir,
             listen,
             api_keys,
             tls,

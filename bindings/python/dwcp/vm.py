@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union, cast
 
 from . import _requests
@@ -9,7 +10,16 @@ from ._bridge import run
 from ._requests import Fields
 from ._wire import dumps
 from .config import Duration, MigrationOptions, SnapshotOptions, VMConfig
-from .model import VM, GuestReport, MigrationPlan, MigrationStatus, Snapshot, VMEvent, VMMetrics
+from .model import (
+    VM,
+    GuestReport,
+    Image,
+    MigrationPlan,
+    MigrationStatus,
+    Snapshot,
+    VMEvent,
+    VMMetrics,
+)
 from .streams import Console, Stream
 
 if TYPE_CHECKING:
@@ -190,6 +200,24 @@ class VMClient:
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Removes a snapshot that no other builds on."""
         await run(self._client._need().one("delete_snapshot", "snapshot_id", snapshot_id))
+
+    async def import_image(
+        self, path: Union[str, os.PathLike[str]], name: Optional[str] = None
+    ) -> Image:
+        """Brings the image in a folder of the node's own host into its store, under `name` or its own.
+
+        Needs the role admin. Raises `ConfigError` naming what is wrong with it, `AlreadyExistsError`
+        where another image has the name.
+        """
+        return cast(Image, await self._call("import_image", _requests.import_image(path, name)))
+
+    async def list_images(self) -> List[Image]:
+        """The images in the node's store, by name; the built-in guest is not among them."""
+        return cast("List[Image]", await self._call("list_images", b"{}"))
+
+    async def remove_image(self, name: str) -> None:
+        """Removes an image that no VM names. Needs the role admin."""
+        await run(self._client._need().one("remove_image", "name", name))
 
     def console(self, id: str) -> Console:
         """Its console: what it prints from now on, and `write` to type."""

@@ -69,6 +69,8 @@ pub(crate) fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Object<'_>> 
         Outcome::Plan(plan) => object(py, &plan),
         Outcome::Snapshot(snapshot) => object(py, &snapshot),
         Outcome::Snapshots(all) => object(py, &all),
+        Outcome::Image(image) => object(py, &image),
+        Outcome::Images(all) => object(py, &all),
         Outcome::Health(health) => object(py, &health),
         Outcome::Node(node) => object(py, &node),
         other => Err(PyTypeError::new_err(format!(

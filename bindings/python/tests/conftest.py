@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import socket
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -58,6 +59,23 @@ def vm_config(name: str = "vm", **more: Any) -> Any:
 
     fields = {"memory": 32 * MIB, "cpus": 1, "annotations": {"dwcp.pulse/fill": str(MIB)}, **more}
     return dwcp.VMConfig(name=name, **fields)
+
+
+def image_folder(path: Path) -> Path:
+    """A folder with an image called `mini`: the smallest kernel, and a root disk of 1 MiB."""
+    path.mkdir()
+    start = 16 * MIB
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    # One segment of 16 bytes.
+    head += struct.pack("<IIQQQQQQ", 1, 5, len(head) + 56, start, start, 16, 16, 4096)
+    (path / "vmlinuz").write_bytes(head + b"\xf4" * 16)
+    (path / "root.img").write_bytes(bytes(MIB))
+    (path / "image.toml").write_text(
+        'format = 1\nname = "mini"\ncmdline = "quiet"\n'
+        '[kernel]\nfile = "vmlinuz"\n[disk]\nfile = "root.img"\n'
+    )
+    return path
 
 
 def python(*arguments: str) -> list[str]:

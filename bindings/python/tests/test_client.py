@@ -1,9 +1,10 @@
 import asyncio
 import dataclasses
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
-from conftest import MIB, NOBODY, vm_config
+from conftest import MIB, NOBODY, image_folder, vm_config
 
 import dwcp
 from dwcp import (
@@ -174,6 +175,33 @@ async def test_snapshots(directory: object) -> None:
         vm = await node.client().vm.create(vm_config())
         with pytest.raises((SnapshotError, UnsupportedError, InvalidOperationError)):
             await node.client().vm.snapshot(vm.id, "nowhere")
+
+
+async def test_images(directory: Path) -> None:
+    folder, disks = image_folder(directory / "mini"), directory / "disks"
+    data = directory / "data"
+    async with Node("n", backend="sim", data_dir=data, disk_dir=disks) as node:
+        vms = node.client().vm
+        image = await vms.import_image(folder)
+        assert isinstance(image, dwcp.Image)
+        assert (image.name, image.cmdline, image.disk, image.initrd) == ("mini", "quiet", MIB, 0)
+        assert image.kernel == 136 and len(image.digest) == 64
+        other = await vms.import_image(str(folder), "other")
+        assert other.digest == image.digest and other.created_at.year > 2000
+        assert await vms.list_images() == [image, other]
+        vm = await vms.create(vm_config(image="mini", annotations={}))
+        assert vm.config.disk == MIB and (disks / vm.id).is_dir()
+        with pytest.raises(InvalidOperationError, match=vm.id):
+            await vms.remove_image("mini")
+        await vms.remove_image("other")
+        with pytest.raises(dwcp.NotFoundError):
+            await vms.remove_image("other")
+        (folder / "vmlinuz").write_bytes(b"a text")
+        with pytest.raises(dwcp.AlreadyExistsError):
+            await vms.import_image(folder)
+        with pytest.raises(dwcp.ConfigError, match="kernel: "):
+            await vms.import_image(folder, "text")
+        assert await vms.list_images() == [image]
 
 
 async def test_a_migration_with_progress() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import List, Set
 
 import pytest
-from conftest import NOBODY, vm_config
+from conftest import NOBODY, image_folder, vm_config
 
 import dwcp
 import dwcp.sync
@@ -55,6 +55,18 @@ def test_the_life_of_a_vm(directory: Path) -> None:
             assert client.node().name == "n"
         assert not client.is_connected
         client.disconnect()
+
+
+def test_images(directory: Path) -> None:
+    folder = image_folder(directory / "mini")
+    data, disks = directory / "data", directory / "disks"
+    with Node("n", backend="sim", data_dir=data, disk_dir=disks) as node:
+        vms = node.client().vm
+        image = vms.import_image(folder, "web")
+        assert isinstance(image, dwcp.Image) and image.name == "web"
+        assert vms.list_images() == [image]
+        vms.remove_image("web")
+        assert vms.list_images() == []
 
 
 def test_migration() -> None:

@@ -169,6 +169,8 @@ pub struct NodeOptions {
     backend: Option<String>,
     #[serde(alias = "dataDir")]
     data_dir: Option<String>,
+    #[serde(alias = "diskDir")]
+    disk_dir: Option<String>,
     listen: Vec<String>,
     #[serde(alias = "apiKeys")]
     api_keys: Vec<KeyOptions>,
@@ -250,6 +252,9 @@ impl NodeOptions {
             .limits(self.limits.into());
         if let Some(dir) = some(self.data_dir) {
             builder = builder.data_dir(dir);
+        }
+        if let Some(dir) = some(self.disk_dir) {
+            builder = builder.disk_dir(dir);
         }
         for address in self.listen {
             builder = builder.listen(address);
@@ -360,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_node_is_set_up_by_all_of_them() {
-        let json = br#"{"name":"n","backend":"sim","dataDir":"d","listen":["127.0.0.1:0"],
+        let json = br#"{"name":"n","backend":"sim","dataDir":"d","diskDir":"e","listen":["127.0.0.1:0"],
             "apiKeys":[{"key":"long enough","role":"admin"},{"name":"b","key":"other key","role":"node"}],
             "tls":{"dir":"t"},"peers":{"p":"127.0.0.1:1","q":{"address":"127.0.0.1:2","credential":"k"}},
             "labels":{"a":"b"},"limits":{"maxVms":3},"defaultImage":"i","eventRing":5,
@@ -373,6 +378,7 @@ mod tests {
         for part in [
             "Sim",
             "\"d\"",
+            "\"e\"",
             "127.0.0.1:0",
             "key-1",
             "\"b\"",
