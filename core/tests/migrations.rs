@@ -54,7 +54,7 @@ fn introduce(a: &Node, b: &Node) {
     }
 }
 
-/// What this version can do: neither TLS nor compression between nodes.
+/// Nodes without TLS; no compression, so that what is sent is known.
 fn plain() -> MigrationOptions {
     MigrationOptions {
         encrypt_transport: false,

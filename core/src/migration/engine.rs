@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::compression::Compression;
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Round, Sender, Sending};
@@ -19,6 +20,8 @@ use crate::transport::Blocking;
 pub(super) struct EngineOptions {
     /// Bytes per second over all channels, 0: no limit.
     pub(super) bandwidth: u64,
+    /// Compress where it pays.
+    pub(super) compression: bool,
     /// Checksums on every message.
     pub(super) checksum: bool,
     /// Limit on the downtime.
@@ -110,9 +113,12 @@ impl Engine {
             live: options.live,
             left: None,
         };
+        // A limit that rounds down to nothing is still one.
+        let share = options.bandwidth.div_ceil(channels.len().max(1) as u64);
         for (index, socket) in channels.into_iter().enumerate() {
             let spare = socket.try_clone()?;
-            let sender = Sender::new(socket, Arc::clone(&engine.shared));
+            let compression = options.compression.then(|| Compression::new(share));
+            let sender = Sender::new(socket, Arc::clone(&engine.shared), compression);
             engine.workers.push(Worker::start(index, spare, sender)?);
         }
         Ok((engine, stopper))
@@ -160,12 +166,13 @@ impl Engine {
         first.result()
     }
 
-    /// One round. Returns what was sent and how long it took.
+    /// One round. Returns how many bytes of the guest's memory were sent, compressed or not, and how long
+    /// that took.
     fn send(&mut self, harvest: Harvest, live: bool) -> Result<(u64, Duration)> {
         self.round += 1;
         let progress = Arc::clone(&self.shared.progress);
         progress.begin_round(self.round, harvest.pages.count());
-        let (began, before) = (Instant::now(), progress.bytes_sent());
+        let (began, before) = (Instant::now(), progress.content_sent());
         let round = Arc::new(Round::new(self.round, harvest, live, self.round == 1));
         for worker in &self.workers {
             worker.give(Job::Round(Arc::clone(&round)))?;
@@ -174,7 +181,7 @@ impl Engine {
         let results: Vec<Result<()>> = self.workers.iter().map(Worker::result).collect();
         results.into_iter().collect::<Result<()>>()?;
         progress.end_round();
-        Ok((progress.bytes_sent() - before, began.elapsed()))
+        Ok((progress.content_sent() - before, began.elapsed()))
     }
 }
 

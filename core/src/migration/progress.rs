@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     /// Bytes on the wire, headers included.
     sent: AtomicU64,
     data: AtomicU64,
+    /// Of those that went compressed: bytes of the guest's memory.
+    packed: AtomicU64,
     zero: AtomicU64,
     resent: AtomicU64,
     /// Pages of the round being sent.
@@ -40,6 +42,7 @@ impl Progress {
         Self {
             sent: AtomicU64::new(0),
             data: AtomicU64::new(0),
+            packed: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             round_pages: AtomicU64::new(0),
@@ -57,6 +60,17 @@ impl Progress {
     pub(super) fn sent_pages(&self, round: u64, bytes: u64, head: u64) {
         self.sent.fetch_add(bytes + head, Ordering::Relaxed);
         self.data.fetch_add(bytes, Ordering::Relaxed);
+        self.count(round, bytes);
+    }
+
+    /// So many bytes of the guest's memory went in `wire` bytes.
+    pub(super) fn sent_packed(&self, round: u64, bytes: u64, wire: u64) {
+        self.sent.fetch_add(wire, Ordering::Relaxed);
+        self.packed.fetch_add(bytes, Ordering::Relaxed);
+        self.count(round, bytes);
+    }
+
+    fn count(&self, round: u64, bytes: u64) {
         if round > 1 {
             self.resent.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -67,6 +81,11 @@ impl Progress {
     pub(super) fn sent_zeros(&self, pages: u64) {
         self.zero.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
         self.round_pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Bytes of the guest's memory that were sent so far, compressed or not.
+    pub(super) fn content_sent(&self) -> u64 {
+        self.data.load(Ordering::Relaxed) + self.packed.load(Ordering::Relaxed)
     }
 
     /// Bytes on the wire so far.
@@ -171,6 +190,7 @@ impl Progress {
             0
         };
         status.bytes.data = self.data.load(Ordering::Relaxed);
+        status.bytes.compressed = self.packed.load(Ordering::Relaxed);
         status.bytes.zero = self.zero.load(Ordering::Relaxed);
         status.bytes.resent = self.resent.load(Ordering::Relaxed);
         // The first round is most of the way; each later one halves what is left of the rest.

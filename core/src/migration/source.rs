@@ -574,6 +574,7 @@ impl Driver {
             channels: wanted,
             options: EngineOptions {
                 bandwidth: leaving.options.bandwidth,
+                compression: leaving.options.compression,
                 checksum: leaving.options.verify_checksum,
                 max_downtime: leaving.options.downtime_limit(),
                 live: leaving.options.live && leaving.offer.is_running(),

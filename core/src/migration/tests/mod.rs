@@ -5,6 +5,7 @@
 
 mod faults;
 mod limit;
+mod permissions;
 mod secure;
 mod story;
 mod support;
