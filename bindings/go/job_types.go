@@ -158,6 +158,10 @@ type MigrationStatus struct {
 	Bytes MigrationBytes `json:"bytes"`
 	// Connections for page data in use.
 	Channels int `json:"channels"`
+	// How far the guest was held back so that copying could keep up, in percent of the time.
+	Throttle int `json:"throttle"`
+	// Microseconds until the switch if all goes on as now; nil where it is not known.
+	TimeLeftUs *uint64 `json:"time_left_us"`
 }
 
 // RoundReport is one pass over the memory that had changed.

@@ -54,7 +54,7 @@ fn introduce(a: &Node, b: &Node) {
     }
 }
 
-/// Nodes without TLS; no compression, so that what is sent is known.
+/// Between nodes without TLS.
 fn plain() -> MigrationOptions {
     MigrationOptions {
         encrypt_transport: false,

@@ -408,6 +408,10 @@ export interface MigrationStatus {
   stallUs: number;
   bytes: MigrationBytes;
   channels: number;
+  /** How far the guest was held back so that copying could keep up, in percent of the time. */
+  throttle: number;
+  /** Microseconds until the switch if all goes on as now; null where it is not known. */
+  timeLeftUs: number | null;
 }
 
 /** One reason why a node cannot run a VM. */

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::compression::Compression;
+use super::converge::{Brake, Throttle};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Round, Sender, Sending};
@@ -16,7 +17,7 @@ use crate::memory::{Harvest, PAGE_SIZE};
 use crate::transport::Blocking;
 
 /// What the engine needs to know of the options.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct EngineOptions {
     /// Bytes per second over all channels, 0: no limit.
     pub(super) bandwidth: u64,
@@ -28,6 +29,8 @@ pub(super) struct EngineOptions {
     pub(super) max_downtime: Duration,
     /// Copy while the guest runs.
     pub(super) live: bool,
+    /// What may slow the guest down, where that is permitted.
+    pub(super) throttle: Option<Arc<dyn Throttle>>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -41,6 +44,7 @@ pub(super) struct Engine {
     shared: Arc<Sending>,
     workers: Vec<Worker>,
     rule: SwitchRule,
+    brake: Arc<Brake>,
     round: u64,
     live: bool,
     /// Found changed and not sent yet.
@@ -64,11 +68,13 @@ enum Job {
 #[derive(Clone)]
 pub(super) struct Stopper {
     shared: Arc<Sending>,
+    brake: Arc<Brake>,
     sockets: Arc<Mutex<Vec<Blocking>>>,
 }
 
 impl Stopper {
     pub(super) fn stop(&self) {
+        self.brake.release();
         self.shared.pacer.stop();
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         for socket in sockets.iter() {
@@ -100,7 +106,9 @@ impl Engine {
         for channel in &channels {
             sockets.push(channel.try_clone()?);
         }
+        let brake = Arc::new(Brake::new(options.throttle));
         let stopper = Stopper {
+            brake: Arc::clone(&brake),
             shared: Arc::clone(&shared),
             sockets: Arc::new(Mutex::new(sockets)),
         };
@@ -109,6 +117,7 @@ impl Engine {
             shared,
             workers: Vec::new(),
             rule: SwitchRule::new(options.max_downtime),
+            brake,
             round: 0,
             live: options.live,
             left: None,
@@ -136,13 +145,22 @@ impl Engine {
             let pages = harvest.pages.count();
             self.shared.progress.dirtied(pages);
             let decision = self.rule.decide(pages * PAGE_SIZE);
+            let (stall, _) = self.machine.stalls();
             self.shared.progress.update(|s| {
-                s.expected_downtime_us =
-                    u64::try_from(decision.expected.as_micros()).unwrap_or(u64::MAX);
+                s.expected_downtime_us = micros(decision.expected);
+                s.stall_us = micros(stall);
             });
             if decision.switch {
                 self.left = Some(harvest);
                 break;
+            }
+            if decision.hopeless
+                && let Some(percent) = self.brake.press()
+            {
+                self.rule.slowed();
+                self.shared
+                    .progress
+                    .update(|s| s.throttle = u32::from(percent));
             }
             let (sent, time) = self.send(harvest, true)?;
             self.rule.round_sent(sent, time);
@@ -152,6 +170,8 @@ impl Engine {
 
     /// Sends what is left of a paused machine, then its state.
     pub(super) fn finish(&mut self, state: Vec<u8>) -> Result<()> {
+        // The vCPUs stand still; wherever the guest goes on, it is at its own speed.
+        self.brake.release();
         #[cfg(test)]
         super::begin(&self.shared.faults, super::Phase::SendState)?;
         let mut harvest = self.shared.consumer.harvest()?;
@@ -173,7 +193,13 @@ impl Engine {
         let progress = Arc::clone(&self.shared.progress);
         progress.begin_round(self.round, harvest.pages.count());
         let (began, before) = (Instant::now(), progress.content_sent());
-        let round = Arc::new(Round::new(self.round, harvest, live, self.round == 1));
+        let round = Arc::new(Round::new(
+            self.round,
+            harvest,
+            live,
+            self.round == 1,
+            self.workers.len(),
+        ));
         for worker in &self.workers {
             worker.give(Job::Round(Arc::clone(&round)))?;
         }
@@ -218,12 +244,17 @@ impl Worker {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn gone() -> DWCPError {
     DWCPError::Internal("a channel's thread has ended".into())
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.brake.release();
         for worker in &mut self.workers {
             // Whatever it waits for ends; then there are no more jobs.
             let _ = worker.socket.shutdown();

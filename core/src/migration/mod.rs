@@ -5,7 +5,8 @@
 //! it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer that
 //! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`),
 //! pages: `engine` sends rounds of them by its `sender`s until `switch` says that it is time, `receiver`s
-//! place them (`compression` makes them less where that pays). `recovered` settles what a source was started again in the middle of, `whereabouts` is
+//! place them (`compression` makes them less where that pays,
+//! `converge` slows a guest down that writes faster). `recovered` settles what a source was started again in the middle of, `whereabouts` is
 //! what nodes ask each other about VMs, `limit` is the rule of the downtime, `advice` the words for an
 //! operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ mod advice;
 mod channel;
 mod clock;
 mod compression;
+mod converge;
 mod copying;
 mod destination;
 mod engine;

@@ -21,6 +21,11 @@ use crate::transport::Blocking;
 /// Bytes that are copied, summed or encrypted, and sent at a time where they cannot go straight from
 /// guest memory: they stay in the processor's second-level cache in between.
 const COPIED_PIECE: u64 = 256 << 10;
+/// Smallest chunk: the dirty log is cleared 64 pages at a time.
+const CHUNK_PAGES_MIN: u64 = 64;
+/// Chunks that each sender takes of a round, at least, where there is enough.
+const PORTIONS: u64 = 4;
+const _: () = assert!(CHUNK_PAGES.is_power_of_two() && CHUNK_PAGES_MIN.is_power_of_two());
 const _: () = assert!(COPIED_PIECE == PACKED_PAGES * PAGE_SIZE);
 
 /// One round: what changed, and how far the senders are with it.
@@ -32,12 +37,22 @@ pub(super) struct Round {
     pub(super) live: bool,
     /// Whether the peer's memory is still all zeros, so that zeros need not be told.
     pub(super) fresh: bool,
+    /// Pages that a sender takes at a time.
+    chunk: u64,
     next: AtomicU64,
 }
 
 impl Round {
-    pub(super) fn new(number: u64, harvest: Harvest, live: bool, fresh: bool) -> Self {
+    /// For so many senders.
+    pub(super) fn new(
+        number: u64,
+        harvest: Harvest,
+        live: bool,
+        fresh: bool,
+        senders: usize,
+    ) -> Self {
         Self {
+            chunk: chunk_pages(harvest.pages.count(), senders as u64),
             number,
             harvest,
             live,
@@ -47,20 +62,27 @@ impl Round {
     }
 
     /// The next chunk with anything to send, if one is left. Chunks never span two memory slots:
-    /// slots start at multiples of a chunk.
+    /// slots start at multiples of the largest chunk, and others divide it.
     fn take(&self) -> Option<PageRange> {
         let pages = self.harvest.pages.pages();
         loop {
-            let first = self.next.fetch_add(1, Ordering::Relaxed) * CHUNK_PAGES;
+            let first = self.next.fetch_add(1, Ordering::Relaxed) * self.chunk;
             if first >= pages {
                 return None;
             }
-            let chunk = first..(first + CHUNK_PAGES).min(pages);
+            let chunk = first..(first + self.chunk).min(pages);
             if self.harvest.pages.any_in(&chunk) {
                 return Some(chunk);
             }
         }
     }
+}
+
+/// Pages that each of `senders` takes at a time from a round of `pages`: whole chunks, but of what is little
+/// each should get some, and who is last should not keep the others waiting for long.
+fn chunk_pages(pages: u64, senders: u64) -> u64 {
+    let share = (pages / (senders.max(1) * PORTIONS)).clamp(CHUNK_PAGES_MIN, CHUNK_PAGES);
+    1 << share.ilog2()
 }
 
 /// What all senders of a migration share.
@@ -440,6 +462,47 @@ pub(super) fn lost(error: io::Error) -> DWCPError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::PageBitmap;
+
+    fn round(pages: &[PageRange], senders: usize) -> Round {
+        let mut changed = PageBitmap::new(1 << 18);
+        for page in pages.iter().cloned().flatten() {
+            changed.insert(page);
+        }
+        let harvest = Harvest {
+            logged: PageBitmap::new(changed.pages()),
+            pages: changed,
+        };
+        Round::new(2, harvest, true, false, senders)
+    }
+
+    #[test]
+    fn what_is_little_is_spread_over_all_senders() {
+        let small = round(std::slice::from_ref(&(1024..1224)), 4);
+        let chunks: Vec<PageRange> = std::iter::from_fn(|| small.take()).collect();
+        assert_eq!(chunks, [1024..1088, 1088..1152, 1152..1216, 1216..1280]);
+        let large = round(std::slice::from_ref(&(0..16_384)), 4);
+        let chunks: Vec<PageRange> = std::iter::from_fn(|| large.take()).collect();
+        assert_eq!(chunks.len(), 32);
+        assert!(
+            chunks
+                .iter()
+                .all(|chunk| chunk.end - chunk.start == CHUNK_PAGES)
+        );
+    }
+
+    #[test]
+    fn chunks_keep_to_what_the_log_and_the_slots_ask() {
+        for senders in 1..65 {
+            for pages in (0..40).map(|n| n * n * n) {
+                let chunk = chunk_pages(pages, senders);
+                assert!(
+                    chunk.is_multiple_of(64) && CHUNK_PAGES.is_multiple_of(chunk),
+                    "{chunk}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn a_sample_is_small_and_from_all_over() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::advice::{Unresolved, advice};
+use super::converge::Throttle;
 use super::copying::{Copying, Plan, Work};
 use super::engine::EngineOptions;
 use super::limit::DowntimeLimit;
@@ -62,6 +63,8 @@ pub(crate) struct Leaving {
     pub(crate) node_name: String,
     pub(crate) progress: Arc<Progress>,
     pub(crate) host: Arc<dyn SourceHost>,
+    /// What can slow the guest down, where something can.
+    pub(crate) throttle: Option<Arc<dyn Throttle>>,
     #[cfg(test)]
     pub(crate) faults: super::faults::Faults,
 }
@@ -207,8 +210,10 @@ struct Driver {
     /// Copying that was told to stop, and whose threads have yet to end.
     stopping: Option<Copying>,
     marks: Marks,
-    /// The destination did not answer PREPARE by then, or copying took too long.
+    /// The destination did not answer by then.
     patience: Option<(Instant, String)>,
+    /// By when the VM has to be about to switch, where a migration that takes longer is to end.
+    time_out: Option<Instant>,
     limit: DowntimeLimit,
     /// The store that the VM was granted to.
     granted_to: Option<String>,
@@ -235,6 +240,8 @@ impl Driver {
             .options
             .live
             .then(|| leaving.options.downtime_limit());
+        let time_limit = leaving.options.time_limit();
+        let time_limit = time_limit.filter(|_| leaving.options.on_timeout == OnTimeout::Cancel);
         Self {
             state: Source::new(leaving.session.clone(), leaving.epoch, prepare),
             leaving,
@@ -247,6 +254,8 @@ impl Driver {
             stopping: None,
             marks: Marks::default(),
             patience: None,
+            // A limit beyond what a clock can count is none.
+            time_out: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
             limit: DowntimeLimit::new(limit),
             granted_to: None,
             stranger: None,
@@ -274,6 +283,7 @@ impl Driver {
                 self.limit.next(),
                 self.ask,
                 self.patience.as_ref().map(|p| p.0),
+                self.time_out,
             ];
             let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
@@ -403,6 +413,10 @@ impl Driver {
         if let Some((_, why)) = self.patience.take_if(|(at, _)| *at <= now) {
             self.feed(SourceInput::Failed(why));
         }
+        if self.time_out.take_if(|at| *at <= now).is_some() {
+            let limit = self.leaving.options.time_limit().unwrap_or_default();
+            self.feed(SourceInput::Failed(format!("not moved within {limit:?}")));
+        }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask = None;
             if self.link.is_none() && self.reconnect().is_ok() {
@@ -496,7 +510,7 @@ impl Driver {
                 }
                 SourceEffect::Resume => {
                     self.limit.over();
-                    self.patience = None;
+                    (self.patience, self.time_out) = (None, None);
                     self.resume()
                 }
                 SourceEffect::Release => {
@@ -553,15 +567,7 @@ impl Driver {
     }
 
     fn attach(&mut self, token: String, channels: u32) -> Result<Option<SourceInput>> {
-        self.patience = self.leaving.options.time_limit().and_then(|limit| {
-            let cancel = self.leaving.options.on_timeout == OnTimeout::Cancel;
-            cancel.then(|| {
-                (
-                    Instant::now() + limit,
-                    format!("not moved within {limit:?}"),
-                )
-            })
-        });
+        self.patience = None;
         let leaving = &self.leaving;
         #[cfg(test)]
         super::begin(&leaving.faults, super::Phase::Attach)?;
@@ -578,6 +584,10 @@ impl Driver {
                 checksum: leaving.options.verify_checksum,
                 max_downtime: leaving.options.downtime_limit(),
                 live: leaving.options.live && leaving.offer.is_running(),
+                throttle: leaving
+                    .throttle
+                    .clone()
+                    .filter(|_| leaving.options.auto_converge),
                 #[cfg(test)]
                 faults: leaving.faults.clone(),
             },
@@ -609,6 +619,10 @@ impl Driver {
 
     fn pause(&mut self) -> Result<Option<SourceInput>> {
         self.patience = None;
+        if self.leaving.options.live {
+            // The limit on the downtime takes over.
+            self.time_out = None;
+        }
         self.leaving
             .progress
             .update(|s| s.state = MigrationState::Completing);
@@ -672,7 +686,7 @@ impl Driver {
         } = record
         {
             self.marks.sent = Some(Instant::now());
-            self.patience = None;
+            (self.patience, self.time_out) = (None, None);
             self.granted_to = Some(destination_uuid.clone());
         }
         let began = Instant::now();

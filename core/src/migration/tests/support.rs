@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use super::super::converge::Throttle;
 use super::super::faults::Faults;
 use super::super::link::{self, Greeting};
 use super::super::whereabouts::{self, Answer, Whereabouts};
@@ -331,11 +332,36 @@ pub(super) fn begin_by(
     options: MigrationOptions,
     faults: Faults,
 ) -> Migration {
+    start(leaving(dial, vm, from, to, options, faults))
+}
+
+/// The same, with something that can slow the guest down.
+pub(super) fn begin_braked(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+    throttle: Arc<dyn Throttle>,
+) -> Migration {
+    start(Leaving {
+        throttle: Some(throttle),
+        ..leaving(to.dial.clone(), vm, from, to, options, faults)
+    })
+}
+
+fn leaving(
+    dial: Dial,
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Leaving {
     *to.faults.lock().unwrap() = faults.clone();
     let machine = from.machine();
-    let progress = Arc::new(Progress::new(MigrationStatus::default()));
     let guest = machine.config().guest.clone();
-    let leaving = Leaving {
+    Leaving {
         session: new_uuid(),
         epoch: 1,
         offer: Offer::new(vm.clone(), guest, options.channels(), true),
@@ -344,10 +370,15 @@ pub(super) fn begin_by(
         dial,
         node_uuid: from.uuid.clone(),
         node_name: "a".into(),
-        progress: Arc::clone(&progress),
+        progress: Arc::new(Progress::new(MigrationStatus::default())),
         host: Arc::new(AsSource(Arc::clone(from))),
+        throttle: None,
         faults,
-    };
+    }
+}
+
+fn start(leaving: Leaving) -> Migration {
+    let progress = Arc::clone(&leaving.progress);
     Migration {
         outgoing: Outgoing::start(leaving).unwrap(),
         progress,

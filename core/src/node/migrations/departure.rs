@@ -101,6 +101,8 @@ pub(super) async fn begin(
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
         host: Arc::new(held),
+        // Nothing of this version slows vCPUs down.
+        throttle: None,
         #[cfg(test)]
         faults: crate::migration::faults::Faults::default(),
     };
