@@ -72,14 +72,19 @@ impl Control {
         }
     }
 
-    /// One more thread.
+    /// One more thread. Until it first comes to [`wait_for_run`](Self::wait_for_run) it counts as one that
+    /// runs: a busy host may start it late, and who waits for all to have parked waits for it too.
     pub(super) fn add(&self) {
-        self.lock().threads += 1;
+        let mut inner = self.lock();
+        inner.threads += 1;
+        inner.running += 1;
     }
 
     /// A thread that could not be started after all.
     pub(super) fn remove(&self) {
-        self.lock().threads -= 1;
+        let mut inner = self.lock();
+        inner.threads -= 1;
+        inner.running -= 1;
     }
 
     // ---- a vCPU's thread ----
@@ -92,8 +97,8 @@ impl Control {
     /// Parks until the vCPU is to run. False: the thread is to end.
     pub(super) fn wait_for_run(&self) -> bool {
         let mut inner = self.lock();
-        // A thread comes here after a run, and once in its life before the first.
-        inner.running = inner.running.saturating_sub(1);
+        // A thread comes here after a run, and once in its life before the first, when it counts as well.
+        inner.running -= 1;
         self.parked.notify_all();
         loop {
             match self.wanted.load(Ordering::SeqCst) {
@@ -211,5 +216,42 @@ impl Control {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_starts_late_is_waited_for_and_counted_once() {
+        let control = Arc::new(Control::new(Box::new(|| {})));
+        control.add();
+        control.add();
+        let vcpu = || {
+            let control = Arc::clone(&control);
+            std::thread::spawn(move || control.wait_for_run())
+        };
+        let first = vcpu();
+        let (done, ran) = mpsc::channel();
+        let machine = Arc::clone(&control);
+        let resume = std::thread::spawn(move || {
+            machine.wait_parked();
+            machine.run();
+            // Who asked may have given up.
+            let _ = done.send(machine.wait_running().is_some());
+        });
+        // Time for who does not wait to go on without the second.
+        let patience = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < patience && !control.wants_run() {
+            std::thread::yield_now();
+        }
+        assert!(!control.wants_run(), "one has not parked yet");
+        let second = vcpu();
+        assert_eq!(ran.recv_timeout(Duration::from_secs(60)), Ok(true));
+        assert!(first.join().unwrap() && second.join().unwrap());
+        resume.join().unwrap();
     }
 }
