@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, NodeLimits,
-    VMClient, VMConfig, VMEventType, VMState,
+    Backend, DWCPError, MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Node,
+    NodeLimits, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::{config, skipped, started, wait, with};
@@ -204,6 +204,104 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
         assert!(
             vms.list_migrations().await.unwrap().is_empty(),
             "none of them began"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_tells_a_guest_that_writes_from_one_that_does_not() {
+    let (pairs, _turn) = pairs("a_plan_tells").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let quiet = with(
+            busy(1),
+            &[("dirty-pages-per-second", "10"), ("beat-hz", "10")],
+        );
+        let idle = started(&vms, quiet).await;
+        let vm = started(&vms, busy(1)).await;
+        let plan = async |id: &str, options| vms.plan_migration(id, b.name(), options).await;
+        let (idle, plan_of) = (
+            plan(&idle.id, plain()).await.unwrap(),
+            plan(&vm.id, plain()).await,
+        );
+        let busy = plan_of.unwrap();
+        assert!(
+            idle.dirty_rate < busy.dirty_rate / 10.0,
+            "{idle:?} {busy:?}"
+        );
+        assert!(busy.misfits.is_empty() && busy.mode == MigrationMode::Precopy);
+        assert!(
+            busy.downtime_us > 0 && busy.total_us > busy.downtime_us,
+            "{busy:?}"
+        );
+        // A link that takes a page a second moves nothing in time.
+        let slow = MigrationOptions {
+            bandwidth: 4096,
+            ..plain()
+        };
+        let slow = plan(&vm.id, slow).await.unwrap();
+        assert!(slow.downtime_us > 5_000_000, "{slow:?}");
+        // Paused, it is down for all of the copying.
+        vms.pause(&vm.id).await.unwrap();
+        let paused = plan(&vm.id, plain()).await.unwrap();
+        assert_eq!(
+            (paused.dirty_rate, paused.total_us),
+            (0.0, paused.downtime_us)
+        );
+        vms.resume(&vm.id).await.unwrap();
+        // It was looked at, and nothing else: it runs here, nothing is there, and it can be moved.
+        assert!(b.client().vm().list(()).await.unwrap().is_empty());
+        assert!(vms.list_migrations().await.unwrap().is_empty());
+        let status = moved(&vms, &vm.id, b, plain()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert!(b.client().vm().verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_beside_a_migration_lose_nothing() {
+    let (pairs, _turn) = pairs("plans_beside").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(2)).await;
+        // Watched from before the migration begins until it is under way, again and again.
+        let plans: Vec<_> = (0..4)
+            .map(|_| {
+                let (vms, id, to) = (vms.clone(), vm.id.clone(), b.name().to_owned());
+                tokio::spawn(async move { vms.plan_migration(&id, &to, plain()).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let slow = MigrationOptions {
+            bandwidth: 32 << 20,
+            ..plain()
+        };
+        let status = moved(&vms, &vm.id, b, slow).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        for plan in plans {
+            plan.await.unwrap().unwrap();
+        }
+        assert!(b.client().vm().verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_names_what_does_not_fit() {
+    let (pairs, _turn) = pairs("a_plan_names").await;
+    for [a, _] in &pairs {
+        let mut small = NodeLimits::default();
+        small.max_memory = 16 << 20;
+        let c = Node::builder("node-03").backend(a.backend());
+        let c = c.listen("127.0.0.1:0").limits(small).start().await.unwrap();
+        introduce(a, &c);
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        let plan = vms.plan_migration(&vm.id, c.name(), plain()).await.unwrap();
+        let kinds: Vec<&str> = plan.misfits.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["room"], "{plan:?}");
+        assert!(
+            plan.misfits[0].to_string().contains("max_memory"),
+            "{plan:?}"
         );
     }
 }

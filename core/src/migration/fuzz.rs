@@ -118,6 +118,15 @@ fn greeting(bytes: &[u8]) {
                 "{question:?} is read as {again:?}"
             );
         }
+        Ok(Greeting::Probe(question)) => {
+            offer(&question.payload);
+            let written = serde_json::to_vec(&question).unwrap_or_default();
+            let again = Greeting::parse(&frame(&written));
+            assert!(
+                matches!(&again, Ok(Greeting::Probe(again)) if *again == question),
+                "{question:?} is read as {again:?}"
+            );
+        }
         Err(_) => {
             if let Ok(text) = str::from_utf8(bytes) {
                 offer(text);

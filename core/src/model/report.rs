@@ -88,7 +88,8 @@ pub struct MigrationBytes {
 pub struct MigrationPlan {
     /// Time from start to end, in microseconds.
     pub total_us: u64,
-    /// Time in which the VM would run nowhere, in microseconds.
+    /// Time in which the VM would run nowhere, in microseconds. More than the `max_downtime` that was
+    /// asked for means that the guest writes too fast: the migration would go on until its time-out.
     pub downtime_us: u64,
     /// The way it would be done.
     pub mode: MigrationMode,

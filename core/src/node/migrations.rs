@@ -2,11 +2,12 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts.
+//! epochs, records and verdicts; `plan` says how one would go.
 
 mod arrival;
 mod book;
 mod departure;
+mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 pub(super) use self::book::Migrations;
+pub(super) use self::plan::plan;
 use super::Shared;
 use super::once::Asked;
 use super::registry::VmEntry;
@@ -313,6 +315,13 @@ pub(super) fn greeted(
             let vms = question.vms.iter().map(|id| known_of(shared, id)).collect();
             let node_uuid = shared.uuid.clone();
             whereabouts::answer(&mut stream, &Answer { node_uuid, vms })
+        }
+        Greeting::Probe(question) => {
+            let answered = plan::answer(shared, &question, &mut stream);
+            if let Err(error) = &answered {
+                arrival::refuse(stream, error)?;
+            }
+            answered
         }
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),

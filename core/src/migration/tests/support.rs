@@ -209,6 +209,7 @@ impl Host {
                 };
                 whereabouts::answer(&mut stream, &known)
             }
+            Greeting::Probe(_) => Err(DWCPError::Unsupported("no node plans here".into())),
             Greeting::Bulk(request) => {
                 let incoming = self.incoming.lock().unwrap().clone();
                 let incoming =

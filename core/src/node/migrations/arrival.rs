@@ -13,7 +13,7 @@ use crate::migration::{
     Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
     Offer, Record, Verdict, accept_channel, answer_about, is_offer,
 };
-use crate::model::{VMEventType, VMState};
+use crate::model::{Misfit, VMEventType, VMState};
 use crate::transport::Blocking;
 
 /// A peer offers a VM, or asks about one whose migration nobody here drives any more.
@@ -90,6 +90,31 @@ fn stop(shared: &Shared, vm_id: &str, because: &str) {
     }
 }
 
+/// Everything of a VM that does not fit here, but for the room that it takes.
+pub(super) fn misfits_here(shared: &Shared, offer: &Offer) -> Vec<Misfit> {
+    let mut found = misfits(&offer.guest, shared.hypervisor.facts());
+    let config = &offer.vm.config;
+    if let Err(error) = config.check_supported(&shared.capabilities) {
+        found.push(misfit("config", &error));
+    }
+    if let Err(error) = shared.check_boots(&offer.vm, offer.image.as_deref()) {
+        found.push(misfit("image", &error));
+    }
+    if let Some(disk) = &offer.disk
+        && let Err(error) = shared.disks.check(&offer.vm.id, disk)
+    {
+        found.push(misfit("disk", &error));
+    }
+    found
+}
+
+/// An error as a reason why a VM does not fit: it prints as the error does, which begins with a name.
+pub(super) fn misfit(kind: &str, error: &DWCPError) -> Misfit {
+    let text = error.to_string();
+    let (name, detail) = text.split_once(": ").unwrap_or((kind, &text));
+    Misfit::new(kind, name, detail)
+}
+
 /// A bulk channel.
 pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: Blocking) -> Result<()> {
     let spare = stream.try_clone()?;
@@ -131,22 +156,8 @@ impl Guest {
 
     /// Everything that keeps the VM from coming here.
     fn check(&self, epoch: u64, offer: &Offer) -> Result<(), Vec<String>> {
-        let mut reasons: Vec<String> = misfits(&offer.guest, self.shared.hypervisor.facts())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let config = &offer.vm.config;
-        if let Err(error) = config.check_supported(&self.shared.capabilities) {
-            reasons.push(error.to_string());
-        }
-        if let Err(error) = self.shared.check_boots(&offer.vm, offer.image.as_deref()) {
-            reasons.push(error.to_string());
-        }
-        if let Some(disk) = &offer.disk
-            && let Err(error) = self.shared.disks.check(&offer.vm.id, disk)
-        {
-            reasons.push(error.to_string());
-        }
+        let misfits = misfits_here(&self.shared, offer);
+        let mut reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
         if reasons.is_empty()
             && let Err(error) = self.accept_epoch(&offer.vm.id, epoch)
         {

@@ -29,19 +29,14 @@ pub(super) async fn begin(
     asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, &vm)?;
+    check_state(shared, "migrate", &vm)?;
     check_promises(shared, &options)?;
-    if target == shared.name {
-        return Err(DWCPError::InvalidOperation(format!(
-            "target_node: VM {vm_id} is on {target} already"
-        )));
-    }
-    let dial = shared.dial(target)?;
+    let dial = reach(shared, &vm, target)?;
     let (image, disk) = beside_memory(shared, &vm).await?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, &vm)?;
+    check_state(shared, "migrate", &vm)?;
     let Departure {
         before, running, ..
     } = shared.registry.begin_migration(vm_id, target)?;
@@ -124,8 +119,23 @@ pub(super) async fn begin(
     }
 }
 
+/// How the node that a VM is to go to is reached.
+///
+/// # Errors
+///
+/// `invalid_operation` for this node, and those of a node that is not known.
+pub(super) fn reach(shared: &Shared, vm: &VM, target: &str) -> Result<Dial> {
+    if target == shared.name {
+        return Err(DWCPError::InvalidOperation(format!(
+            "target_node: VM {} is on {target} already",
+            vm.id
+        )));
+    }
+    shared.dial(target)
+}
+
 /// What a target has to find of a VM beside what is sent: its image, and its disk.
-async fn beside_memory(
+pub(super) async fn beside_memory(
     shared: &Arc<Shared>,
     vm: &VM,
 ) -> Result<(Option<String>, Option<DiskFacts>)> {
@@ -291,8 +301,8 @@ pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()>
     shared.registry.flush().wait()
 }
 
-/// Refuses a VM that cannot be moved in the state it has.
-fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
+/// Refuses a VM that cannot be moved in the state it has, to `action`.
+pub(super) fn check_state(shared: &Shared, action: &str, vm: &VM) -> Result<()> {
     let why = match vm.state {
         VMState::Running | VMState::Paused => return Ok(()),
         VMState::Migrating => match shared.migrations.of_vm(&vm.id) {
@@ -311,13 +321,13 @@ fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
         state => format!("is {state}; a VM that runs, or is paused, can be moved"),
     };
     Err(DWCPError::InvalidOperation(format!(
-        "migrate: VM {} {why}",
+        "{action}: VM {} {why}",
         vm.id
     )))
 }
 
 /// More channels than processors only take turns.
-fn processors() -> u32 {
+pub(super) fn processors() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
