@@ -108,6 +108,8 @@ const (
 	MigrationModeStopAndCopy MigrationMode = "stop_and_copy"
 	// Memory is handed over on one host, and not copied.
 	MigrationModeSameHost MigrationMode = "same_host"
+	// The VM is stopped: it has no memory to move.
+	MigrationModeOffline MigrationMode = "offline"
 )
 
 // MigrationStatus is how a migration goes, or went.

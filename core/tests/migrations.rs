@@ -182,9 +182,8 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
             error.to_string()
         };
         type Ask = fn(&mut MigrationOptions);
-        let table: [(&str, Ask); 4] = [
+        let table: [(&str, Ask); 3] = [
             ("encrypt_transport", |o| o.encrypt_transport = true),
-            ("offline", |o| o.offline = true),
             ("with_disks", |o| o.with_disks = true),
             ("same_host", |o| o.same_host = dwcp::SameHost::Require),
         ];
@@ -282,6 +281,74 @@ async fn plans_beside_a_migration_lose_nothing() {
             plan.await.unwrap().unwrap();
         }
         assert!(b.client().vm().verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+/// As a user asks for it.
+fn offline() -> MigrationOptions {
+    MigrationOptions {
+        offline: true,
+        ..plain()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_vm_moves_with_its_record_and_starts_there() {
+    let (pairs, _turn) = pairs("a_stopped_vm_moves").await;
+    for [a, b] in &pairs {
+        let (here, there) = (a.client().vm(), b.client().vm());
+        let vm = here.create(busy(1)).await.unwrap();
+        let error = here.migrate(&vm.id, b.name(), plain()).await.unwrap_err();
+        assert!(error.to_string().contains("offline"), "{error}");
+        let plan = here
+            .plan_migration(&vm.id, b.name(), offline())
+            .await
+            .unwrap();
+        assert_eq!((plan.downtime_us, plan.mode), (0, MigrationMode::Offline));
+        let status = moved(&here, &vm.id, b, offline()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(
+            (status.mode, status.bytes_sent),
+            (MigrationMode::Offline, 0)
+        );
+        assert_eq!(status.downtime, 0);
+        // The node that it left answers for it.
+        let arrived = here.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (arrived.state, arrived.node.as_str()),
+            (VMState::Stopped, b.name())
+        );
+        assert_eq!(arrived.config, vm.config);
+        there.start(&vm.id).await.unwrap();
+        // Running, it gets stopped, and goes back.
+        let status = moved(&there, &vm.id, a, offline()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        let back = there.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (back.state, back.node.as_str()),
+            (VMState::Stopped, a.name())
+        );
+        here.start(&vm.id).await.unwrap();
+        assert_eq!(here.get(&vm.id).await.unwrap().state, VMState::Running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_vm_that_is_not_taken_stays_stopped() {
+    let (pairs, _turn) = pairs("a_stopped_vm_that").await;
+    for [a, _] in &pairs {
+        let mut none = NodeLimits::default();
+        none.max_vms = 1;
+        let c = node("node-03", a.backend(), none).await.unwrap();
+        introduce(a, &c);
+        c.client().vm().create(config("alone")).await.unwrap();
+        let vms = a.client().vm();
+        let vm = vms.create(busy(1)).await.unwrap();
+        let status = moved(&vms, &vm.id, &c, offline()).await;
+        assert_eq!(status.state, MigrationState::Failed, "{status:?}");
+        assert!(status.error.unwrap().contains("max_vms"));
+        assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Stopped);
+        vms.start(&vm.id).await.unwrap();
     }
 }
 

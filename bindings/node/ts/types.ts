@@ -311,7 +311,7 @@ export const MigrationState = {
 export type MigrationState = (typeof MigrationState)[keyof typeof MigrationState];
 
 /** The way a VM is moved. */
-export type MigrationMode = 'precopy' | 'postcopy' | 'stop_and_copy' | 'same_host';
+export type MigrationMode = 'precopy' | 'postcopy' | 'stop_and_copy' | 'same_host' | 'offline';
 
 /** How to move a VM. */
 export interface MigrationOptions {

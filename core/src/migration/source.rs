@@ -53,7 +53,8 @@ pub(crate) struct Leaving {
     pub(crate) session: String,
     /// Burned for this migration.
     pub(crate) epoch: u64,
-    pub(crate) machine: Arc<Machine>,
+    /// `None`: the VM is stopped, and only its record moves.
+    pub(crate) machine: Option<Arc<Machine>>,
     pub(crate) offer: Offer,
     pub(crate) options: MigrationOptions,
     /// How the destination is reached, by all connections of the migration.
@@ -268,7 +269,9 @@ impl Driver {
 
     fn live(mut self, inbox: &mpsc::Receiver<Event>) {
         work_as(machine::Work::Control);
-        self.leaving.machine.measure_stalls();
+        if let Some(machine) = &self.leaving.machine {
+            machine.measure_stalls();
+        }
         match self.connect() {
             Ok(()) => {
                 let limit = self.leaving.dial.patience.work();
@@ -296,7 +299,9 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.leaving.machine.stop_measuring();
+        if let Some(machine) = &self.leaving.machine {
+            machine.stop_measuring();
+        }
         self.stop_copying();
     }
 
@@ -304,10 +309,7 @@ impl Driver {
         match event {
             Event::Input(input) => {
                 if input == SourceInput::StateSent && !self.leaving.options.live {
-                    // No limit on downtime says so, and still it is not paused for ever.
-                    let limit = self.leaving.dial.patience.work();
-                    let why = format!("the target was not ready within {limit:?}");
-                    self.patience = Some((Instant::now() + limit, why));
+                    self.await_ready();
                 }
                 self.feed(input);
             }
@@ -372,6 +374,13 @@ impl Driver {
                 self.settle();
             }
         }
+    }
+
+    /// No limit on downtime says so, and still the VM is not held for ever.
+    fn await_ready(&mut self) {
+        let limit = self.leaving.dial.patience.work();
+        let why = format!("the target was not ready within {limit:?}");
+        self.patience = Some((Instant::now() + limit, why));
     }
 
     /// A message came over the link of that number.
@@ -495,13 +504,17 @@ impl Driver {
                 }
                 // What the guest wrote was flushed when it was paused.
                 SourceEffect::Unlock => {
-                    self.leaving.machine.unlock_disk();
+                    if let Some(machine) = &self.leaving.machine {
+                        machine.unlock_disk();
+                    }
                     continue;
                 }
                 SourceEffect::Lock => Ok(Some(self.lock())),
                 SourceEffect::Halt { epoch } => {
                     tracing::warn!(epoch, session = self.leaving.session, "gives way");
-                    self.leaving.machine.pause();
+                    if let Some(machine) = &self.leaving.machine {
+                        machine.pause();
+                    }
                     continue;
                 }
                 SourceEffect::ForceRefused(why) => {
@@ -571,6 +584,9 @@ impl Driver {
         let leaving = &self.leaving;
         #[cfg(test)]
         super::begin(&leaving.faults, super::Phase::Attach)?;
+        let Some(machine) = &leaving.machine else {
+            return Ok(Some(SourceInput::Attached));
+        };
         let wanted = leaving.offer.channels.min(channels).max(1);
         leaving.progress.update(|s| s.channels = wanted);
         let plan = Plan {
@@ -591,7 +607,7 @@ impl Driver {
                 #[cfg(test)]
                 faults: leaving.faults.clone(),
             },
-            machine: Arc::clone(&leaving.machine),
+            machine: Arc::clone(machine),
             progress: Arc::clone(&leaving.progress),
         };
         let events = self.events.clone();
@@ -605,6 +621,8 @@ impl Driver {
     fn work(&mut self, work: Work) -> Result<Option<SourceInput>> {
         match &self.copying {
             Some(copying) => copying.work(work)?,
+            // Nothing of it is in memory.
+            None if self.leaving.machine.is_none() => return Ok(Some(SourceInput::Converged)),
             None => return Err(DWCPError::Internal("nothing is being copied".into())),
         }
         Ok(None)
@@ -619,23 +637,28 @@ impl Driver {
 
     fn pause(&mut self) -> Result<Option<SourceInput>> {
         self.patience = None;
-        if self.leaving.options.live {
+        if self.leaving.options.live && self.leaving.machine.is_some() {
             // The limit on the downtime takes over.
             self.time_out = None;
         }
         self.leaving
             .progress
             .update(|s| s.state = MigrationState::Completing);
+        let Some(machine) = &self.leaving.machine else {
+            #[cfg(test)]
+            super::begin(&self.leaving.faults, super::Phase::Pause)?;
+            return Ok(Some(SourceInput::Paused));
+        };
         let now = Instant::now();
         self.marks.pause = Some(now);
         self.limit.pausing(now);
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Pause)?;
-        self.leaving.machine.pause();
-        self.leaving.machine.flush_disk()?;
-        self.marks.stalls = self.leaving.machine.stalls();
+        machine.pause();
+        machine.flush_disk()?;
+        self.marks.stalls = machine.stalls();
         self.marks.paused = Some(Instant::now());
-        if let Some(end) = self.leaving.machine.ended() {
+        if let Some(end) = machine.ended() {
             // It is dealt with where it happened.
             return Err(DWCPError::Migration(format!(
                 "the guest came to an end while it was moved: {end:?}"
@@ -647,7 +670,11 @@ impl Driver {
     fn send_state(&mut self) -> Result<Option<SourceInput>> {
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Save)?;
-        let state = encode(&self.leaving.machine.save()?);
+        let Some(machine) = &self.leaving.machine else {
+            self.await_ready();
+            return Ok(Some(SourceInput::StateSent));
+        };
+        let state = encode(&machine.save()?);
         self.marks.saved = Some(Instant::now());
         self.work(Work::Finish(state))
     }
@@ -657,7 +684,8 @@ impl Driver {
         if let Err(error) = super::begin(&self.leaving.faults, super::Phase::Lock) {
             return SourceInput::LockFailed(error.to_string());
         }
-        match self.leaving.machine.lock_disk(DISK_PATIENCE) {
+        let machine = self.leaving.machine.as_ref();
+        match machine.map_or(Ok(()), |own| own.lock_disk(DISK_PATIENCE)) {
             Ok(()) => SourceInput::Locked,
             Err(error) => SourceInput::LockFailed(error.to_string()),
         }
@@ -673,9 +701,11 @@ impl Driver {
 
     fn resume(&mut self) -> Result<Option<SourceInput>> {
         // It may have been given up for a target that then refused the VM.
-        self.leaving.machine.lock_disk(DISK_PATIENCE)?;
-        if self.leaving.offer.is_running() {
-            self.leaving.machine.resume()?;
+        if let Some(machine) = &self.leaving.machine {
+            machine.lock_disk(DISK_PATIENCE)?;
+            if self.leaving.offer.is_running() {
+                machine.resume()?;
+            }
         }
         Ok(Some(SourceInput::Resumed))
     }

@@ -58,7 +58,8 @@ pub struct MigrationOptions {
     /// The VM runs while its memory is copied; else it is paused, copied, and resumed there.
     /// Default true.
     pub live: bool,
-    /// The VM is stopped, or gets stopped, and its disks and config move. Default false.
+    /// The VM is stopped, or gets stopped, and moves so: its record, and nothing of memory. Its disk has to be
+    /// within reach of both nodes. Default false.
     pub offline: bool,
     /// Limit on the time in which the VM runs nowhere, in milliseconds; 0 for the default, 500.
     pub max_downtime: u64,

@@ -18,6 +18,8 @@ words! {
         StopAndCopy = "stop_and_copy",
         /// Memory is handed over on one host, and not copied.
         SameHost = "same_host",
+        /// The VM is stopped: it has no memory to move.
+        Offline = "offline",
     }
 }
 

@@ -91,9 +91,6 @@ fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
                 .into(),
         ));
     }
-    if options.offline {
-        return refused("offline: true asks to move a VM that is stopped");
-    }
     if options.with_disks {
         return refused("with_disks: true asks to copy disks");
     }

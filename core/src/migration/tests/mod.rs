@@ -7,5 +7,6 @@ mod faults;
 mod limit;
 mod permissions;
 mod secure;
+mod stopped;
 mod story;
 mod support;

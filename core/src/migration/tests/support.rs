@@ -249,14 +249,17 @@ impl Host {
 }
 
 impl DestinationHost for Host {
-    fn admit(&self, _epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+    fn admit(&self, _epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>> {
+        if offer.is_stopped() {
+            return Ok(None);
+        }
         let bad = misfits(&offer.guest, self.hypervisor.facts());
         if !bad.is_empty() {
             return Err(bad.iter().map(ToString::to_string).collect());
         }
         let machine = machine(&*self.hypervisor, &offer.vm).map_err(|e| vec![e.to_string()])?;
         *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
-        Ok(machine)
+        Ok(Some(machine))
     }
     fn persist(&self, verdict: &Verdict) -> Result<()> {
         self.records.lock().unwrap().push(format!("{verdict:?}"));
@@ -351,6 +354,34 @@ pub(super) fn begin_braked(
     })
 }
 
+/// A migration of a VM that is stopped, begun.
+pub(super) fn begin_stopped(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    faults: Faults,
+) -> Migration {
+    *to.faults.lock().unwrap() = faults.clone();
+    let facts = from.hypervisor.facts().clone();
+    start(Leaving {
+        session: new_uuid(),
+        epoch: 1,
+        offer: Offer::of_stopped(vm.clone(), facts),
+        machine: None,
+        options: MigrationOptions {
+            offline: true,
+            ..options()
+        },
+        dial: to.dial.clone(),
+        node_uuid: from.uuid.clone(),
+        node_name: "a".into(),
+        progress: Arc::new(Progress::new(MigrationStatus::default())),
+        host: Arc::new(AsSource(Arc::clone(from))),
+        throttle: None,
+        faults,
+    })
+}
+
 fn leaving(
     dial: Dial,
     vm: &VM,
@@ -366,7 +397,7 @@ fn leaving(
         session: new_uuid(),
         epoch: 1,
         offer: Offer::new(vm.clone(), guest, options.channels(), true),
-        machine,
+        machine: Some(machine),
         options,
         dial,
         node_uuid: from.uuid.clone(),

@@ -92,7 +92,12 @@ fn stop(shared: &Shared, vm_id: &str, because: &str) {
 
 /// Everything of a VM that does not fit here, but for the room that it takes.
 pub(super) fn misfits_here(shared: &Shared, offer: &Offer) -> Vec<Misfit> {
-    let mut found = misfits(&offer.guest, shared.hypervisor.facts());
+    // A guest that is stopped finds the processors it is started on.
+    let mut found = if offer.is_stopped() {
+        Vec::new()
+    } else {
+        misfits(&offer.guest, shared.hypervisor.facts())
+    };
     let config = &offer.vm.config;
     if let Err(error) = config.check_supported(&shared.capabilities) {
         found.push(misfit("config", &error));
@@ -144,9 +149,10 @@ struct Guest {
 /// What there is of it here.
 struct Here {
     entry: Arc<VmEntry>,
-    running: Running,
-    /// Whether its vCPUs are to run.
-    runs: bool,
+    /// Its machine; `None` for a VM that is stopped.
+    running: Option<Running>,
+    /// The state that it has once it is here.
+    state: VMState,
 }
 
 impl Guest {
@@ -208,7 +214,7 @@ impl Guest {
 }
 
 impl DestinationHost for Guest {
-    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>> {
         // Nothing else sets it: there is one offer for each migration.
         let _ = self.vm_id.set(offer.vm.id.clone());
         self.check(epoch, offer)?;
@@ -224,6 +230,14 @@ impl DestinationHost for Guest {
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
         let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;
+        if offer.is_stopped() {
+            *self.lock() = Some(Here {
+                entry,
+                running: None,
+                state: VMState::Stopped,
+            });
+            return Ok(None);
+        }
         let disk = self.shared.disk_of(&offer.vm);
         let made =
             disk.and_then(|disk| self.shared.machine_of(&offer.vm, offer.guest.clone(), disk));
@@ -237,10 +251,14 @@ impl DestinationHost for Guest {
         let machine = Arc::clone(&running.machine);
         *self.lock() = Some(Here {
             entry,
-            running,
-            runs: offer.is_running(),
+            running: Some(running),
+            state: if offer.is_running() {
+                VMState::Running
+            } else {
+                VMState::Paused
+            },
         });
-        Ok(machine)
+        Ok(Some(machine))
     }
 
     fn persist(&self, verdict: &Verdict) -> Result<()> {
@@ -254,24 +272,21 @@ impl DestinationHost for Guest {
         let Some(Here {
             entry,
             running,
-            runs,
+            state,
         }) = self.lock().take()
         else {
             return;
         };
-        let state = if runs {
-            VMState::Running
-        } else {
-            VMState::Paused
-        };
-        let run = Arc::clone(&running.run);
-        run.samples.add(Sample::of(&running.machine));
-        match self
-            .shared
-            .registry
-            .arrived(&entry.id, Some(running), state)
-        {
-            Ok(_) => self.shared.keep(&entry, run),
+        let run = running.as_ref().map(|own| Arc::clone(&own.run));
+        if let Some(own) = &running {
+            own.run.samples.add(Sample::of(&own.machine));
+        }
+        match self.shared.registry.arrived(&entry.id, running, state) {
+            Ok(_) => {
+                if let Some(run) = run {
+                    self.shared.keep(&entry, run);
+                }
+            }
             // The node is over, and its VMs with it.
             Err((error, machine)) => {
                 drop(machine);

@@ -8,6 +8,7 @@ use super::super::once::Asked;
 use super::super::registry::Departure;
 use super::book::Job;
 use super::{check_promises, ended};
+use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::recognise;
 use crate::migration::{
@@ -15,8 +16,8 @@ use crate::migration::{
     SourceOutcome, Unresolved, advice,
 };
 use crate::model::{
-    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
-    new_uuid,
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, StopOptions, Timestamp, VM,
+    VMState, new_uuid,
 };
 use crate::transport::Blocking;
 
@@ -29,14 +30,27 @@ pub(super) async fn begin(
     asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, "migrate", &vm)?;
+    check_state(shared, "migrate", &options, &vm)?;
     check_promises(shared, &options)?;
     let dial = reach(shared, &vm, target)?;
+    if options.offline && vm.state != VMState::Stopped {
+        let options = StopOptions::default();
+        let stop = Action::Stop {
+            vm_id: vm_id.to_owned(),
+            options: options.clone(),
+        };
+        shared.stop(stop, options).await?;
+    }
     let (image, disk) = beside_memory(shared, &vm).await?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, "migrate", &vm)?;
+    check_state(shared, "migrate", &options, &vm)?;
+    if options.offline && vm.state != VMState::Stopped {
+        return Err(DWCPError::InvalidOperation(format!(
+            "migrate: VM {vm_id} was started by somebody else while it was to be moved stopped"
+        )));
+    }
     let Departure {
         before, running, ..
     } = shared.registry.begin_migration(vm_id, target)?;
@@ -49,10 +63,11 @@ pub(super) async fn begin(
         target: target.to_owned(),
         state: before.state,
     };
-    let Some(running) = running else {
+    let machine = running.map(|own| own.machine);
+    if machine.is_none() && !options.offline {
         held.stays("it has no machine");
         return Err(DWCPError::Internal(format!("VM {vm_id} has no machine")));
-    };
+    }
     let channels = options.channels().min(processors());
     let status = MigrationStatus {
         id: id.clone(),
@@ -61,11 +76,7 @@ pub(super) async fn begin(
         target_node: target.to_owned(),
         state: MigrationState::Preparing,
         started_at: Timestamp::now(),
-        mode: if options.live {
-            MigrationMode::Precopy
-        } else {
-            MigrationMode::StopAndCopy
-        },
+        mode: mode(&options),
         ..MigrationStatus::default()
     };
     let progress = Arc::new(Progress::new(status));
@@ -83,13 +94,19 @@ pub(super) async fn begin(
         Ok(epoch) => (epoch, migrations.flush().done().await),
         Err(error) => (0, Err(error)),
     };
-    let guest = running.machine.config().guest.clone();
     let is_running = before.state == VMState::Running;
+    let offer = match &machine {
+        Some(machine) => {
+            let guest = machine.config().guest.clone();
+            Offer::new((*before).clone(), guest, channels, is_running)
+        }
+        None => Offer::of_stopped((*before).clone(), shared.hypervisor.facts().clone()),
+    };
     let leaving = Leaving {
         session: id,
         epoch,
-        machine: running.machine,
-        offer: Offer::new((*before).clone(), guest, channels, is_running).with(image, disk),
+        machine,
+        offer: offer.with(image, disk),
         options,
         dial,
         node_uuid: shared.uuid.clone(),
@@ -116,6 +133,15 @@ pub(super) async fn begin(
             });
             Err(error)
         }
+    }
+}
+
+/// The way in which a migration with these options is done.
+pub(super) fn mode(options: &MigrationOptions) -> MigrationMode {
+    match options {
+        options if options.offline => MigrationMode::Offline,
+        options if options.live => MigrationMode::Precopy,
+        _ => MigrationMode::StopAndCopy,
     }
 }
 
@@ -302,9 +328,16 @@ pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()>
 }
 
 /// Refuses a VM that cannot be moved in the state it has, to `action`.
-pub(super) fn check_state(shared: &Shared, action: &str, vm: &VM) -> Result<()> {
+pub(super) fn check_state(
+    shared: &Shared,
+    action: &str,
+    options: &MigrationOptions,
+    vm: &VM,
+) -> Result<()> {
     let why = match vm.state {
         VMState::Running | VMState::Paused => return Ok(()),
+        VMState::Stopped if options.offline => return Ok(()),
+        VMState::Stopped => "is stopped; with `offline` it can be moved as it is".to_owned(),
         VMState::Migrating => match shared.migrations.of_vm(&vm.id) {
             Some(job) => format!("is being moved by migration {} already", job.id),
             None => "is arriving from another node".to_owned(),

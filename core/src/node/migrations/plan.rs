@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::super::Shared;
 use super::super::registry::VmEntry;
-use super::departure::{beside_memory, check_state, processors, reach};
+use super::departure::{beside_memory, check_state, mode, processors, reach};
 use super::{arrival, check_promises};
 use crate::error::Result;
 use crate::memory::{GuestRam, Harvester};
 use crate::migration::{Dial, Dirtying, Offer, Probe, Task, probe, serve, watch};
-use crate::model::{MigrationMode, MigrationOptions, MigrationPlan, VMState};
+use crate::model::{MigrationOptions, MigrationPlan, VMState};
 use crate::transport::Blocking;
 
 /// Measures a VM and the way to a target, and predicts from that. Changes nothing; the guest runs on.
@@ -21,16 +21,21 @@ pub(in crate::node) async fn plan(
     options: MigrationOptions,
 ) -> Result<MigrationPlan> {
     let (entry, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, "plan_migration", &vm)?;
+    check_state(shared, "plan_migration", &options, &vm)?;
     check_promises(shared, &options)?;
     let dial = reach(shared, &vm, target)?;
     let (image, disk) = beside_memory(shared, &vm).await?;
     let guest = entry.with_machine(|machine, _| machine.config().guest.clone());
     let guest = guest.unwrap_or_else(|| shared.hypervisor.facts().clone());
-    let channels = options.channels().min(processors());
-    let offer = Offer::new((*vm).clone(), guest, channels, vm.state == VMState::Running);
+    let (vm, running) = ((*vm).clone(), vm.state == VMState::Running);
+    let offer = if options.offline {
+        Offer::of_stopped(vm, guest)
+    } else {
+        Offer::new(vm, guest, options.channels().min(processors()), running)
+    };
     let survey = Survey {
-        memory: memory(&entry),
+        // What is stopped, or gets stopped, has none.
+        memory: memory(&entry).filter(|_| !options.offline),
         offer: offer.with(image, disk),
         options,
         dial,
@@ -79,12 +84,13 @@ impl Survey {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(MigrationPlan {
             total_us: micros(forecast.total),
-            downtime_us: micros(forecast.downtime),
-            mode: if self.options.live {
-                MigrationMode::Precopy
+            // What is stopped runs nowhere before either.
+            downtime_us: if self.offer.is_stopped() {
+                0
             } else {
-                MigrationMode::StopAndCopy
+                micros(forecast.downtime)
             },
+            mode: mode(&self.options),
             dirty_rate: dirtying.pages_per_second,
             misfits: found.misfits,
         })
