@@ -353,6 +353,66 @@ async fn a_stopped_vm_that_is_not_taken_stays_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_migration_more_than_a_node_allows_is_refused() {
+    let _turn = TURN.lock().await;
+    for direction in ["max_migrations_out", "max_migrations_in"] {
+        let (mut ours, mut theirs) = (NodeLimits::default(), NodeLimits::default());
+        match direction {
+            "max_migrations_out" => ours.max_migrations_out = 1,
+            _ => theirs.max_migrations_in = 1,
+        }
+        let a = node("node-01", Backend::Sim, ours).await.unwrap();
+        let b = node("node-02", Backend::Sim, theirs).await.unwrap();
+        introduce(&a, &b);
+        let vms = a.client().vm();
+        let (one, other) = (started(&vms, busy(1)).await, started(&vms, busy(1)).await);
+        let slow = MigrationOptions {
+            bandwidth: 1 << 20,
+            ..plain()
+        };
+        let first = vms.migrate(&one.id, b.name(), slow).await.unwrap();
+        let mut progress = vms.migration_progress(&first.id).await.unwrap();
+        while progress.next().await.unwrap().state != MigrationState::Running {}
+        let refused = match vms.migrate(&other.id, b.name(), plain()).await {
+            Err(error) => error.to_string(),
+            Ok(second) => {
+                let mut progress = vms.migration_progress(&second.id).await.unwrap();
+                let mut last = second;
+                while let Some(status) = progress.next().await {
+                    last = status;
+                }
+                assert_eq!(last.state, MigrationState::Failed, "{last:?}");
+                last.error.unwrap()
+            }
+        };
+        assert!(refused.contains(direction), "{refused}");
+        assert_eq!(vms.get(&other.id).await.unwrap().state, VMState::Running);
+        // Its place is free again when it is over.
+        vms.cancel_migration(&first.id).await.unwrap();
+        let gone = Instant::now() + Duration::from_secs(30);
+        loop {
+            match vms.migrate(&other.id, b.name(), plain()).await {
+                Ok(second) => {
+                    let mut progress = vms.migration_progress(&second.id).await.unwrap();
+                    let mut last = second;
+                    while let Some(status) = progress.next().await {
+                        last = status;
+                    }
+                    if last.state == MigrationState::Completed {
+                        break;
+                    }
+                    // The other side hears of the end a moment later.
+                    assert!(last.error.unwrap().contains(direction));
+                }
+                Err(error) => assert!(error.to_string().contains(direction), "{error}"),
+            }
+            assert!(Instant::now() < gone, "no place came free");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_names_what_does_not_fit() {
     let (pairs, _turn) = pairs("a_plan_names").await;
     for [a, _] in &pairs {

@@ -526,6 +526,9 @@ export interface NodeLimits {
   maxMemory: number;
   maxCpus: number;
   maxVms: number;
+  /** Migrations from here, and to here, that are under way at once. */
+  maxMigrationsOut: number;
+  maxMigrationsIn: number;
 }
 
 /** What a node is. */

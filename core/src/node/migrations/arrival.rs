@@ -42,7 +42,8 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
         vm_id: OnceLock::new(),
         inner: Mutex::default(),
     });
-    shared.migrations.add_incoming(&migration, || {
+    let spare = stream.try_clone()?;
+    let added = shared.migrations.add_incoming(&migration, || {
         Incoming::start(Arriving {
             first,
             stream,
@@ -52,7 +53,12 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
             #[cfg(test)]
             faults: crate::migration::faults::Faults::default(),
         })
-    })
+    });
+    if let Err(error) = &added {
+        // Its source hears why in place of an answer.
+        refuse(spare, error)?;
+    }
+    added
 }
 
 /// Somebody has a VM under this epoch: what `DestinationHost::meet` promises. Blocks while the machine

@@ -33,6 +33,7 @@ pub(super) async fn begin(
     check_state(shared, "migrate", &options, &vm)?;
     check_promises(shared, &options)?;
     let dial = reach(shared, &vm, target)?;
+    let place = shared.migrations.place()?;
     if options.offline && vm.state != VMState::Stopped {
         let options = StopOptions::default();
         let stop = Action::Stop {
@@ -88,6 +89,7 @@ pub(super) async fn begin(
         let (shared, job) = over;
         ended(&job.progress).await;
         shared.migrations.ended(&job);
+        drop(place);
     });
     let (epoch, burned) = match migrations.burn_epoch(vm_id) {
         // Before anybody is told of it.
