@@ -413,6 +413,63 @@ async fn one_migration_more_than_a_node_allows_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_moves_everything_away_and_says_what_became_of_it() {
+    let (pairs, _turn) = pairs("a_drained_node").await;
+    for [a, b] in &pairs {
+        let mut one = NodeLimits::default();
+        one.max_vms = 1;
+        let c = node("node-03", a.backend(), one).await.unwrap();
+        introduce(a, &c);
+        let vms = a.client().vm();
+        let running = started(&vms, busy(1)).await;
+        let paused = started(&vms, busy(1)).await;
+        vms.pause(&paused.id).await.unwrap();
+        let stopped = vms.create(busy(1)).await.unwrap();
+        let more = vms.create(busy(1)).await.unwrap();
+        let none: [&str; 0] = [];
+        for (targets, word) in [(&none[..], "targets"), (&["node-09"][..], "node-09")] {
+            let error = a.drain_to(targets.to_vec(), plain()).await.unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        // Nothing has begun: it takes VMs still.
+        let extra = vms.create(busy(1)).await.unwrap();
+        vms.destroy(&extra.id).await.unwrap();
+        let drained = a.drain_to([b.name(), c.name()], plain()).await.unwrap();
+        let ids: Vec<_> = drained.iter().map(|own| own.vm_id.as_str()).collect();
+        assert_eq!(ids, [&running.id, &paused.id, &stopped.id, &more.id]);
+        for (own, state) in drained.iter().zip([
+            VMState::Running,
+            VMState::Paused,
+            VMState::Stopped,
+            VMState::Stopped,
+        ]) {
+            assert_eq!(own.error, None, "{own:?}");
+            let vm = vms.get(&own.vm_id).await.unwrap();
+            assert_eq!(own.node.as_deref(), Some(vm.node.as_str()), "{own:?}");
+            assert_eq!(vm.state, state, "{own:?}");
+            let migration = own.migration.as_ref().unwrap();
+            assert_eq!(migration.state, MigrationState::Completed);
+        }
+        // They took turns, and the one with room for one VM was passed over then.
+        let nodes: Vec<_> = drained
+            .iter()
+            .map(|own| own.node.clone().unwrap())
+            .collect();
+        assert_eq!(nodes, ["node-02", "node-03", "node-02", "node-02"]);
+        assert!(vms.create(busy(1)).await.is_err(), "it is drained");
+        assert!(vms.list(()).await.unwrap().is_empty());
+        // Back is no way: the node that is drained takes none, and the VM stays where it is.
+        let back = b.drain_to([a.name()], plain()).await.unwrap();
+        assert_eq!(back.len(), 3);
+        for own in &back {
+            assert_eq!(own.node, None, "{own:?}");
+            assert!(own.error.as_ref().unwrap().contains("draining"), "{own:?}");
+        }
+        assert!(b.client().vm().verify(&running.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_names_what_does_not_fit() {
     let (pairs, _turn) = pairs("a_plan_names").await;
     for [a, _] in &pairs {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::migration::MigrationStatus;
 use super::names::words;
 
 words! {
@@ -100,6 +101,23 @@ pub struct MigrationPlan {
     pub dirty_rate: f64,
     /// Why the target cannot run the VM; empty if it can.
     pub misfits: Vec<Misfit>,
+}
+
+/// What became of one VM of a node that was drained.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Id of the VM.
+    pub vm_id: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the node that has it now; `None` where it stayed, or nobody can tell.
+    pub node: Option<String>,
+    /// How the last attempt went, where one began.
+    pub migration: Option<MigrationStatus>,
+    /// Why it is not elsewhere.
+    pub error: Option<String>,
 }
 
 /// One reason why a node cannot run a VM.

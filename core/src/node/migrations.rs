@@ -2,11 +2,13 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts; `plan` says how one would go.
+//! epochs, records and verdicts; `plan` says how one would go,
+//! `drain` moves everything away.
 
 mod arrival;
 mod book;
 mod departure;
+mod drain;
 mod plan;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 pub(super) use self::book::Migrations;
+pub(super) use self::drain::drain_to;
 pub(super) use self::plan::plan;
 use super::Shared;
 use super::once::Asked;
