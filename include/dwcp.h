@@ -453,8 +453,8 @@ void dwcp_error_free(struct dwcp_error *error);
 // defaults: `backend` ("kvm", "sim"), `data_dir`, `disk_dir`, `listen` (a list of "address:port" and
 // "unix:/path"), `api_keys` (a list of `name`, `key`, `role`), `tls` (`dir`, or `certificate`, `key` and
 // `authority`), `insecure`, `peers` (name to address, or to `address` and `credential`), `labels`, `limits`
-// (`max_vms`, `max_memory`, `max_cpus`, `max_streams`, `max_connections`, `max_inflight`), `default_image`,
-// `event_ring`, `peer_timeout` (such as "10s").
+// (`max_vms`, `max_memory`, `max_cpus`, `max_streams`, `max_connections`, `max_inflight`,
+// `max_migrations_out`, `max_migrations_in`), `default_image`, `event_ring`, `peer_timeout` (such as "10s").
 int32_t dwcp_node_start(const struct dwcp_document *options,
                         struct dwcp_node **out,
                         struct dwcp_error **error);

@@ -108,6 +108,8 @@ const (
 	MigrationModeStopAndCopy MigrationMode = "stop_and_copy"
 	// Memory is handed over on one host, and not copied.
 	MigrationModeSameHost MigrationMode = "same_host"
+	// The VM is stopped: it has no memory to move.
+	MigrationModeOffline MigrationMode = "offline"
 )
 
 // MigrationStatus is how a migration goes, or went.
@@ -158,6 +160,10 @@ type MigrationStatus struct {
 	Bytes MigrationBytes `json:"bytes"`
 	// Connections for page data in use.
 	Channels int `json:"channels"`
+	// How far the guest was held back so that copying could keep up, in percent of the time.
+	Throttle int `json:"throttle"`
+	// Microseconds until the switch if all goes on as now; nil where it is not known.
+	TimeLeftUs *uint64 `json:"time_left_us"`
 }
 
 // RoundReport is one pass over the memory that had changed.

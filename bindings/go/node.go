@@ -85,6 +85,10 @@ type NodeLimits struct {
 	MaxCPUs uint64 `json:"max_cpus,omitempty"`
 	// VMs.
 	MaxVMs uint64 `json:"max_vms,omitempty"`
+	// Migrations from here that are under way at once.
+	MaxMigrationsOut uint64 `json:"max_migrations_out,omitempty"`
+	// Migrations to here that are under way at once.
+	MaxMigrationsIn uint64 `json:"max_migrations_in,omitempty"`
 }
 
 // NodeInfo is what a node is.

@@ -166,11 +166,12 @@ pub use client::{
 };
 pub use error::{DWCPError, ErrorCode, Result};
 pub use model::{
-    Affinity, ClientMetrics, DowntimeBreakdown, Filters, GuestReport, Health, HealthStatus, Image,
-    LostEvents, MigrationBytes, MigrationMode, MigrationOptions, MigrationPlan, MigrationState,
-    MigrationStatus, Misfit, NetworkConfig, NetworkInterface, NetworkMode, NodeCapabilities,
-    NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost, Snapshot, SnapshotOptions, StopOptions,
-    Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent, VMEventType, VMMetrics, VMState,
+    Affinity, ClientMetrics, DowntimeBreakdown, Drained, Filters, GuestReport, Health,
+    HealthStatus, Image, LostEvents, MigrationBytes, MigrationMode, MigrationOptions,
+    MigrationPlan, MigrationState, MigrationStatus, Misfit, NetworkConfig, NetworkInterface,
+    NetworkMode, NodeCapabilities, NodeInfo, NodeLimits, OnTimeout, RoundReport, SameHost,
+    Snapshot, SnapshotOptions, StopOptions, Timestamp, VM, VMConfig, VMConfigBuilder, VMEvent,
+    VMEventType, VMMetrics, VMState,
 };
 
 #[cfg(all(feature = "node", target_os = "linux", target_arch = "x86_64"))]

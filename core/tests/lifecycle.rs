@@ -230,7 +230,7 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_says_so() {
+async fn what_this_node_cannot_do_says_so() {
     let node = Node::builder("node-01").backend(Backend::Sim);
     let node = node.start().await.unwrap();
     let vms = node.client().vm();
@@ -243,7 +243,7 @@ async fn what_is_not_built_yet_says_so() {
             refused(vms.migrate(&vm.id, "n", options()).await),
         ),
         (
-            "plan_migration",
+            "encrypt_transport",
             refused(vms.plan_migration(&vm.id, "n", options()).await),
         ),
     ] {

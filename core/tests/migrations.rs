@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, NodeLimits,
-    VMClient, VMConfig, VMEventType, VMState,
+    Backend, DWCPError, MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Node,
+    NodeLimits, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::{config, skipped, started, wait, with};
@@ -54,7 +54,7 @@ fn introduce(a: &Node, b: &Node) {
     }
 }
 
-/// What this version can do: neither TLS nor compression between nodes.
+/// Between nodes without TLS.
 fn plain() -> MigrationOptions {
     MigrationOptions {
         encrypt_transport: false,
@@ -182,9 +182,8 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
             error.to_string()
         };
         type Ask = fn(&mut MigrationOptions);
-        let table: [(&str, Ask); 4] = [
+        let table: [(&str, Ask); 3] = [
             ("encrypt_transport", |o| o.encrypt_transport = true),
-            ("offline", |o| o.offline = true),
             ("with_disks", |o| o.with_disks = true),
             ("same_host", |o| o.same_host = dwcp::SameHost::Require),
         ];
@@ -204,6 +203,289 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
         assert!(
             vms.list_migrations().await.unwrap().is_empty(),
             "none of them began"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_tells_a_guest_that_writes_from_one_that_does_not() {
+    let (pairs, _turn) = pairs("a_plan_tells").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let quiet = with(
+            busy(1),
+            &[("dirty-pages-per-second", "10"), ("beat-hz", "10")],
+        );
+        let idle = started(&vms, quiet).await;
+        let vm = started(&vms, busy(1)).await;
+        let plan = async |id: &str, options| vms.plan_migration(id, b.name(), options).await;
+        let (idle, plan_of) = (
+            plan(&idle.id, plain()).await.unwrap(),
+            plan(&vm.id, plain()).await,
+        );
+        let busy = plan_of.unwrap();
+        assert!(
+            idle.dirty_rate < busy.dirty_rate / 10.0,
+            "{idle:?} {busy:?}"
+        );
+        assert!(busy.misfits.is_empty() && busy.mode == MigrationMode::Precopy);
+        assert!(
+            busy.downtime_us > 0 && busy.total_us > busy.downtime_us,
+            "{busy:?}"
+        );
+        // A link that takes a page a second moves nothing in time.
+        let slow = MigrationOptions {
+            bandwidth: 4096,
+            ..plain()
+        };
+        let slow = plan(&vm.id, slow).await.unwrap();
+        assert!(slow.downtime_us > 5_000_000, "{slow:?}");
+        // Paused, it is down for all of the copying.
+        vms.pause(&vm.id).await.unwrap();
+        let paused = plan(&vm.id, plain()).await.unwrap();
+        assert_eq!(
+            (paused.dirty_rate, paused.total_us),
+            (0.0, paused.downtime_us)
+        );
+        vms.resume(&vm.id).await.unwrap();
+        // It was looked at, and nothing else: it runs here, nothing is there, and it can be moved.
+        assert!(b.client().vm().list(()).await.unwrap().is_empty());
+        assert!(vms.list_migrations().await.unwrap().is_empty());
+        let status = moved(&vms, &vm.id, b, plain()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert!(b.client().vm().verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_beside_a_migration_lose_nothing() {
+    let (pairs, _turn) = pairs("plans_beside").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(2)).await;
+        // Watched from before the migration begins until it is under way, again and again.
+        let plans: Vec<_> = (0..4)
+            .map(|_| {
+                let (vms, id, to) = (vms.clone(), vm.id.clone(), b.name().to_owned());
+                tokio::spawn(async move { vms.plan_migration(&id, &to, plain()).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let slow = MigrationOptions {
+            bandwidth: 32 << 20,
+            ..plain()
+        };
+        let status = moved(&vms, &vm.id, b, slow).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        for plan in plans {
+            plan.await.unwrap().unwrap();
+        }
+        assert!(b.client().vm().verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+/// As a user asks for it.
+fn offline() -> MigrationOptions {
+    MigrationOptions {
+        offline: true,
+        ..plain()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_vm_moves_with_its_record_and_starts_there() {
+    let (pairs, _turn) = pairs("a_stopped_vm_moves").await;
+    for [a, b] in &pairs {
+        let (here, there) = (a.client().vm(), b.client().vm());
+        let vm = here.create(busy(1)).await.unwrap();
+        let error = here.migrate(&vm.id, b.name(), plain()).await.unwrap_err();
+        assert!(error.to_string().contains("offline"), "{error}");
+        let plan = here
+            .plan_migration(&vm.id, b.name(), offline())
+            .await
+            .unwrap();
+        assert_eq!((plan.downtime_us, plan.mode), (0, MigrationMode::Offline));
+        let status = moved(&here, &vm.id, b, offline()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(
+            (status.mode, status.bytes_sent),
+            (MigrationMode::Offline, 0)
+        );
+        assert_eq!(status.downtime, 0);
+        // The node that it left answers for it.
+        let arrived = here.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (arrived.state, arrived.node.as_str()),
+            (VMState::Stopped, b.name())
+        );
+        assert_eq!(arrived.config, vm.config);
+        there.start(&vm.id).await.unwrap();
+        // Running, it gets stopped, and goes back.
+        let status = moved(&there, &vm.id, a, offline()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        let back = there.get(&vm.id).await.unwrap();
+        assert_eq!(
+            (back.state, back.node.as_str()),
+            (VMState::Stopped, a.name())
+        );
+        here.start(&vm.id).await.unwrap();
+        assert_eq!(here.get(&vm.id).await.unwrap().state, VMState::Running);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_vm_that_is_not_taken_stays_stopped() {
+    let (pairs, _turn) = pairs("a_stopped_vm_that").await;
+    for [a, _] in &pairs {
+        let mut none = NodeLimits::default();
+        none.max_vms = 1;
+        let c = node("node-03", a.backend(), none).await.unwrap();
+        introduce(a, &c);
+        c.client().vm().create(config("alone")).await.unwrap();
+        let vms = a.client().vm();
+        let vm = vms.create(busy(1)).await.unwrap();
+        let status = moved(&vms, &vm.id, &c, offline()).await;
+        assert_eq!(status.state, MigrationState::Failed, "{status:?}");
+        assert!(status.error.unwrap().contains("max_vms"));
+        assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Stopped);
+        vms.start(&vm.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_migration_more_than_a_node_allows_is_refused() {
+    let _turn = TURN.lock().await;
+    for direction in ["max_migrations_out", "max_migrations_in"] {
+        let (mut ours, mut theirs) = (NodeLimits::default(), NodeLimits::default());
+        match direction {
+            "max_migrations_out" => ours.max_migrations_out = 1,
+            _ => theirs.max_migrations_in = 1,
+        }
+        let a = node("node-01", Backend::Sim, ours).await.unwrap();
+        let b = node("node-02", Backend::Sim, theirs).await.unwrap();
+        introduce(&a, &b);
+        let vms = a.client().vm();
+        let (one, other) = (started(&vms, busy(1)).await, started(&vms, busy(1)).await);
+        let slow = MigrationOptions {
+            bandwidth: 1 << 20,
+            ..plain()
+        };
+        let first = vms.migrate(&one.id, b.name(), slow).await.unwrap();
+        let mut progress = vms.migration_progress(&first.id).await.unwrap();
+        while progress.next().await.unwrap().state != MigrationState::Running {}
+        let refused = match vms.migrate(&other.id, b.name(), plain()).await {
+            Err(error) => error.to_string(),
+            Ok(second) => {
+                let mut progress = vms.migration_progress(&second.id).await.unwrap();
+                let mut last = second;
+                while let Some(status) = progress.next().await {
+                    last = status;
+                }
+                assert_eq!(last.state, MigrationState::Failed, "{last:?}");
+                last.error.unwrap()
+            }
+        };
+        assert!(refused.contains(direction), "{refused}");
+        assert_eq!(vms.get(&other.id).await.unwrap().state, VMState::Running);
+        // Its place is free again when it is over.
+        vms.cancel_migration(&first.id).await.unwrap();
+        let gone = Instant::now() + Duration::from_secs(30);
+        loop {
+            match vms.migrate(&other.id, b.name(), plain()).await {
+                Ok(second) => {
+                    let mut progress = vms.migration_progress(&second.id).await.unwrap();
+                    let mut last = second;
+                    while let Some(status) = progress.next().await {
+                        last = status;
+                    }
+                    if last.state == MigrationState::Completed {
+                        break;
+                    }
+                    // The other side hears of the end a moment later.
+                    assert!(last.error.unwrap().contains(direction));
+                }
+                Err(error) => assert!(error.to_string().contains(direction), "{error}"),
+            }
+            assert!(Instant::now() < gone, "no place came free");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_moves_everything_away_and_says_what_became_of_it() {
+    let (pairs, _turn) = pairs("a_drained_node").await;
+    for [a, b] in &pairs {
+        let mut one = NodeLimits::default();
+        one.max_vms = 1;
+        let c = node("node-03", a.backend(), one).await.unwrap();
+        introduce(a, &c);
+        let vms = a.client().vm();
+        let running = started(&vms, busy(1)).await;
+        let paused = started(&vms, busy(1)).await;
+        vms.pause(&paused.id).await.unwrap();
+        let stopped = vms.create(busy(1)).await.unwrap();
+        let more = vms.create(busy(1)).await.unwrap();
+        let none: [&str; 0] = [];
+        for (targets, word) in [(&none[..], "targets"), (&["node-09"][..], "node-09")] {
+            let error = a.drain_to(targets.to_vec(), plain()).await.unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        // Nothing has begun: it takes VMs still.
+        let extra = vms.create(busy(1)).await.unwrap();
+        vms.destroy(&extra.id).await.unwrap();
+        let drained = a.drain_to([b.name(), c.name()], plain()).await.unwrap();
+        let ids: Vec<_> = drained.iter().map(|own| own.vm_id.as_str()).collect();
+        assert_eq!(ids, [&running.id, &paused.id, &stopped.id, &more.id]);
+        for (own, state) in drained.iter().zip([
+            VMState::Running,
+            VMState::Paused,
+            VMState::Stopped,
+            VMState::Stopped,
+        ]) {
+            assert_eq!(own.error, None, "{own:?}");
+            let vm = vms.get(&own.vm_id).await.unwrap();
+            assert_eq!(own.node.as_deref(), Some(vm.node.as_str()), "{own:?}");
+            assert_eq!(vm.state, state, "{own:?}");
+            let migration = own.migration.as_ref().unwrap();
+            assert_eq!(migration.state, MigrationState::Completed);
+        }
+        // They took turns, and the one with room for one VM was passed over then.
+        let nodes: Vec<_> = drained
+            .iter()
+            .map(|own| own.node.clone().unwrap())
+            .collect();
+        assert_eq!(nodes, ["node-02", "node-03", "node-02", "node-02"]);
+        assert!(vms.create(busy(1)).await.is_err(), "it is drained");
+        assert!(vms.list(()).await.unwrap().is_empty());
+        // Back is no way: the node that is drained takes none, and the VM stays where it is.
+        let back = b.drain_to([a.name()], plain()).await.unwrap();
+        assert_eq!(back.len(), 3);
+        for own in &back {
+            assert_eq!(own.node, None, "{own:?}");
+            assert!(own.error.as_ref().unwrap().contains("draining"), "{own:?}");
+        }
+        assert!(b.client().vm().verify(&running.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_names_what_does_not_fit() {
+    let (pairs, _turn) = pairs("a_plan_names").await;
+    for [a, _] in &pairs {
+        let mut small = NodeLimits::default();
+        small.max_memory = 16 << 20;
+        let c = Node::builder("node-03").backend(a.backend());
+        let c = c.listen("127.0.0.1:0").limits(small).start().await.unwrap();
+        introduce(a, &c);
+        let vms = a.client().vm();
+        let vm = started(&vms, busy(1)).await;
+        let plan = vms.plan_migration(&vm.id, c.name(), plain()).await.unwrap();
+        let kinds: Vec<&str> = plan.misfits.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!(kinds, ["room"], "{plan:?}");
+        assert!(
+            plan.misfits[0].to_string().contains("max_memory"),
+            "{plan:?}"
         );
     }
 }

@@ -311,7 +311,7 @@ export const MigrationState = {
 export type MigrationState = (typeof MigrationState)[keyof typeof MigrationState];
 
 /** The way a VM is moved. */
-export type MigrationMode = 'precopy' | 'postcopy' | 'stop_and_copy' | 'same_host';
+export type MigrationMode = 'precopy' | 'postcopy' | 'stop_and_copy' | 'same_host' | 'offline';
 
 /** How to move a VM. */
 export interface MigrationOptions {
@@ -408,6 +408,10 @@ export interface MigrationStatus {
   stallUs: number;
   bytes: MigrationBytes;
   channels: number;
+  /** How far the guest was held back so that copying could keep up, in percent of the time. */
+  throttle: number;
+  /** Microseconds until the switch if all goes on as now; null where it is not known. */
+  timeLeftUs: number | null;
 }
 
 /** One reason why a node cannot run a VM. */
@@ -537,6 +541,9 @@ export interface NodeLimits {
   maxMemory: number;
   maxCpus: number;
   maxVms: number;
+  /** Migrations from here, and to here, that are under way at once. */
+  maxMigrationsOut: number;
+  maxMigrationsIn: number;
 }
 
 /** What a node is. */

@@ -190,3 +190,5 @@ class NodeLimits:
     max_memory: int = 0
     max_cpus: int = 0
     max_vms: int = 0
+    max_migrations_out: int = 0
+    max_migrations_in: int = 0

@@ -84,6 +84,7 @@ class MigrationMode(Word):
     POSTCOPY = "postcopy"
     STOP_AND_COPY = "stop_and_copy"
     SAME_HOST = "same_host"
+    OFFLINE = "offline"
 
 
 class HealthStatus(Word):

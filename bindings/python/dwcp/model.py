@@ -138,6 +138,8 @@ class MigrationStatus:
     stall_us: int = 0
     bytes: MigrationBytes = field(default_factory=MigrationBytes)
     channels: int = 0
+    throttle: int = 0
+    time_left_us: Optional[int] = None
 
 
 @dataclass

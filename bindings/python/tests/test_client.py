@@ -216,9 +216,10 @@ async def test_a_migration_with_progress() -> None:
         with pytest.raises(dwcp.DWCPError, match="encrypt_transport"):
             await vms.migrate(vm.id, "b")
         options = dwcp.MigrationOptions(encrypt_transport=False, timeout=30)
-        # Until it is built, the core says so.
-        with pytest.raises(UnsupportedError, match="plan_migration"):
-            await vms.plan_migration(vm.id, "b", options)
+        plan = await vms.plan_migration(vm.id, "b", options)
+        assert plan.total_us >= plan.downtime_us > 0 and plan.misfits == []
+        with pytest.raises(UnsupportedError, match="encrypt_transport"):
+            await vms.plan_migration(vm.id, "b")
         accepted = await vms.migrate(vm.id, "b", options)
         assert (accepted.vm_id, accepted.target_node) == (vm.id, "b")
         states = [status async for status in vms.migration_progress(accepted.id)]

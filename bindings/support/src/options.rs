@@ -205,6 +205,10 @@ struct LimitOptions {
     max_cpus: u32,
     #[serde(alias = "maxVms")]
     max_vms: u32,
+    #[serde(alias = "maxMigrationsOut")]
+    max_migrations_out: u32,
+    #[serde(alias = "maxMigrationsIn")]
+    max_migrations_in: u32,
 }
 
 impl From<LimitOptions> for NodeLimits {
@@ -217,6 +221,8 @@ impl From<LimitOptions> for NodeLimits {
         limits.max_memory = options.max_memory;
         limits.max_cpus = options.max_cpus;
         limits.max_vms = options.max_vms;
+        limits.max_migrations_out = options.max_migrations_out;
+        limits.max_migrations_in = options.max_migrations_in;
         limits
     }
 }
@@ -368,7 +374,7 @@ mod tests {
         let json = br#"{"name":"n","backend":"sim","dataDir":"d","diskDir":"e","listen":["127.0.0.1:0"],
             "apiKeys":[{"key":"long enough","role":"admin"},{"name":"b","key":"other key","role":"node"}],
             "tls":{"dir":"t"},"peers":{"p":"127.0.0.1:1","q":{"address":"127.0.0.1:2","credential":"k"}},
-            "labels":{"a":"b"},"limits":{"maxVms":3},"defaultImage":"i","eventRing":5,
+            "labels":{"a":"b"},"limits":{"maxVms":3,"maxMigrationsOut":4,"maxMigrationsIn":5},"defaultImage":"i","eventRing":5,
             "peerTimeout":"2s"}"#;
         let builder = NodeOptions::from_json(json)
             .unwrap()
@@ -385,6 +391,8 @@ mod tests {
             "Development",
             "127.0.0.1:2",
             "max_vms: 3",
+            "max_migrations_out: 4",
+            "max_migrations_in: 5",
             "\"i\"",
             "event_ring: 5",
             "2s",

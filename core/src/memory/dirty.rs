@@ -111,18 +111,40 @@ impl Harvester {
         })
     }
 
-    fn clear(&self, logged: &PageBitmap, pages: &PageRange) -> Result<()> {
+    fn clear(&self, id: u32, logged: &PageBitmap, pages: &PageRange) -> Result<()> {
         if !logged.any_in(pages) {
             return Ok(());
         }
+        let mut inner = self.lock();
+        let Inner {
+            consumers, words, ..
+        } = &mut *inner;
         for slot in self.ram.slots() {
             let first = pages.start.max(slot.pages().start);
             let end = pages.end.min(slot.pages().end);
-            if first < end {
-                let words = logged.words(&(first..end));
-                self.log
-                    .clear(slot.index, first - slot.first_page, end - first, words)?;
+            if first >= end {
+                continue;
             }
+            let mut wanted = logged.words(&(first..end)).to_vec();
+            if consumers.len() > 1 {
+                // What stood in the log at this consumer's harvest may have been cleared by another since,
+                // who then looked at the page, and have come again: it is told of the write that is wiped
+                // out here. What is not in the log by now stays as it is, for it may come at this moment.
+                let len = usize::try_from((slot.size / super::PAGE_SIZE).div_ceil(64))
+                    .unwrap_or(usize::MAX);
+                words.clear();
+                words.resize(len, 0);
+                self.log.read(slot.index, words)?;
+                let at = usize::try_from((first - slot.first_page) / 64).unwrap_or(usize::MAX);
+                for (word, now) in wanted.iter_mut().zip(&words[at..]) {
+                    *word &= now;
+                }
+                for (_, set) in consumers.iter_mut().filter(|(other, _)| **other != id) {
+                    set.merge_words(first, &wanted);
+                }
+            }
+            self.log
+                .clear(slot.index, first - slot.first_page, end - first, &wanted)?;
         }
         Ok(())
     }
@@ -156,7 +178,7 @@ impl Consumer {
     /// Clears the part `pages` (64-page aligned) of what stood in the log at a harvest. To be called
     /// before any of these pages is looked at.
     pub(crate) fn clear(&self, logged: &PageBitmap, pages: &PageRange) -> Result<()> {
-        self.harvester.clear(logged, pages)
+        self.harvester.clear(self.id, logged, pages)
     }
 }
 
@@ -256,6 +278,46 @@ mod tests {
         drop(increments);
         assert!(!log.on.load(Ordering::Relaxed));
         assert!(!harvester.is_logging());
+    }
+
+    #[test]
+    fn a_write_that_one_wipes_out_of_the_log_is_told_to_the_others() {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let log = ScriptedLog::new(&[256]);
+        let harvester = Harvester::new(ram, Arc::clone(&log) as Arc<dyn DirtyLog>);
+        let (migration, watcher) = (
+            harvester.subscribe().unwrap(),
+            harvester.subscribe().unwrap(),
+        );
+        migration.harvest().unwrap();
+        watcher.harvest().unwrap();
+        log.set(0, 5);
+        // Both find the page. One clears it and looks at it; then the guest writes it again.
+        let slow = watcher.harvest().unwrap();
+        let fast = migration.harvest().unwrap();
+        migration.clear(&fast.logged, &(0..64)).unwrap();
+        log.set(0, 5);
+        // The other clears what it found then.
+        watcher.clear(&slow.logged, &(0..64)).unwrap();
+        assert_eq!(pages(&migration.harvest().unwrap().pages), [5]);
+    }
+
+    #[test]
+    fn who_clears_does_not_find_its_own_clearing() {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let log = ScriptedLog::new(&[256]);
+        let harvester = Harvester::new(ram, Arc::clone(&log) as Arc<dyn DirtyLog>);
+        let (one, other) = (
+            harvester.subscribe().unwrap(),
+            harvester.subscribe().unwrap(),
+        );
+        one.harvest().unwrap();
+        other.harvest().unwrap();
+        log.set(0, 9);
+        let found = one.harvest().unwrap();
+        one.clear(&found.logged, &(0..64)).unwrap();
+        assert_eq!(pages(&one.harvest().unwrap().pages), [0; 0]);
+        assert_eq!(pages(&other.harvest().unwrap().pages), [9]);
     }
 
     #[test]

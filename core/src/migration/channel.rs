@@ -24,6 +24,9 @@ pub(super) const HEADER: usize = 32;
 pub(super) const DESCRIPTOR: usize = 16;
 /// Pages that one message may cover: what a sender takes at a time.
 pub(super) const CHUNK_PAGES: u64 = 512;
+/// Pages of a compressed message: the other side undoes it in a buffer of that size, which stays in its
+/// cache.
+pub(super) const PACKED_PAGES: u64 = 64;
 /// Descriptors of one message: every other page of a chunk.
 pub(super) const MAX_RUNS: u32 = 256;
 /// Payload of a page message: a whole chunk.
@@ -31,7 +34,8 @@ const MAX_PAGES_PAYLOAD: u64 = CHUNK_PAGES * PAGE_SIZE;
 /// Payload of a state message: registers and devices of 128 vCPUs are about 3 MiB.
 pub(super) const MAX_STATE: u64 = 32 << 20;
 
-/// The header carries a CRC-32C: of descriptors and payload, where there are any.
+/// The header carries a CRC-32C: of descriptors and payload, where there are any. For compressed pages it
+/// is that of their contents, so that it covers the compression too.
 const FLAG_CHECKSUM: u8 = 1;
 
 /// What a message is.
@@ -49,6 +53,8 @@ pub(super) enum Kind {
     Ack = 4,
     /// The machine's state; the payload is what `hypervisor::encode` made.
     State = 5,
+    /// Pages; the payload is one LZ4 block of their contents, and shorter than they are.
+    Packed = 6,
 }
 
 impl Kind {
@@ -59,6 +65,7 @@ impl Kind {
             Self::RoundEnd,
             Self::Ack,
             Self::State,
+            Self::Packed,
         ]
         .into_iter()
         .find(|&k| k as u8 == number)
@@ -71,7 +78,7 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     /// Descriptors that follow.
     pub(super) runs: u32,
-    /// CRC-32C of descriptors and payload, if there is one; of the round's headers at its end.
+    /// CRC-32C of descriptors and contents, if there is one; of the round's headers at its end.
     pub(super) checksum: Option<u32>,
     /// Bytes that follow the descriptors.
     pub(super) payload: u64,
@@ -129,6 +136,9 @@ impl Header {
             Kind::Zeros => (1..=MAX_RUNS).contains(&runs) && payload == 0,
             Kind::RoundEnd | Kind::Ack => runs == 0 && payload == 0,
             Kind::State => runs == 0 && payload <= MAX_STATE,
+            Kind::Packed => {
+                (1..=MAX_RUNS).contains(&runs) && (1..PACKED_PAGES * PAGE_SIZE).contains(&payload)
+            }
         };
         if !fits {
             return Err(violation(&format!(
@@ -183,6 +193,10 @@ pub(super) fn decode_runs(
     if !rest.is_empty() || descriptors.len() != header.runs as usize {
         return Err(violation("descriptors of the wrong length"));
     }
+    let limit = match header.kind {
+        Kind::Packed => PACKED_PAGES,
+        _ => CHUNK_PAGES,
+    };
     let mut runs = Vec::with_capacity(descriptors.len());
     let mut pages = 0;
     for descriptor in descriptors {
@@ -198,13 +212,16 @@ pub(super) fn decode_runs(
             ))
         })?;
         pages += run.end - run.start;
-        if pages > CHUNK_PAGES {
-            return Err(violation("a message of more pages than a chunk has"));
+        if pages > limit {
+            return Err(violation("a message of more pages than one may have"));
         }
         runs.push(run);
     }
     if header.kind == Kind::Pages && pages * PAGE_SIZE != header.payload {
         return Err(violation("a payload that is not as long as its pages"));
+    }
+    if header.kind == Kind::Packed && header.payload >= pages * PAGE_SIZE {
+        return Err(violation("compressed pages that are not shorter for it"));
     }
     Ok(runs)
 }
@@ -268,6 +285,13 @@ mod tests {
             ..Header::bare(Kind::State, 0)
         };
         assert!(Header::decode(&state.encode()).is_err());
+        for payload in [0, PACKED_PAGES * PAGE_SIZE] {
+            let packed = Header {
+                kind: Kind::Packed,
+                ..pages(1, payload)
+            };
+            assert!(Header::decode(&packed.encode()).is_err(), "{payload}");
+        }
     }
 
     #[test]
@@ -289,9 +313,28 @@ mod tests {
         assert!(decode_runs(&layout, &pages(2, 4096), &[0; 16]).is_err());
     }
 
+    #[test]
+    fn compressed_pages_are_no_more_than_a_buffer_holds() {
+        let layout = Layout::new(1 << 20).unwrap();
+        let of = |pages_in_all: u64, payload| {
+            let bytes = [0_u64, pages_in_all * PAGE_SIZE]
+                .map(u64::to_le_bytes)
+                .concat();
+            let header = Header {
+                kind: Kind::Packed,
+                ..pages(1, payload)
+            };
+            decode_runs(&layout, &header, &bytes)
+        };
+        assert_eq!(of(PACKED_PAGES, 10).unwrap(), vec![0..PACKED_PAGES]);
+        assert!(of(PACKED_PAGES + 1, 10).is_err());
+        assert_eq!(of(1, PAGE_SIZE - 1).unwrap(), vec![0..1]);
+        assert!(of(1, PAGE_SIZE).is_err(), "it is no shorter");
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(header in any::<[u8; HEADER]>(), kind in 1u8..6, body in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn no_bytes_make_it_panic(header in any::<[u8; HEADER]>(), kind in 1u8..7, body in proptest::collection::vec(any::<u8>(), 0..64)) {
             let mut bytes = header;
             bytes[..8].copy_from_slice(&[b'D', b'W', b'C', b'B', kind, 0, 0, 0]);
             let layout = Layout::new(1 << 20).unwrap();

@@ -36,12 +36,12 @@ const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
-    /// Checks the fit, makes room, builds the machine over fresh memory; or everything that does not
-    /// fit, and nothing is kept.
-    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>>;
+    /// Checks the fit, makes room, builds the machine over fresh memory, unless the VM is stopped; or
+    /// everything that does not fit, and nothing is kept.
+    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>>;
     /// Makes a verdict durable, or forgets it.
     fn persist(&self, verdict: &Verdict) -> Result<()>;
-    /// The VM is this node's, and its vCPUs run (or are held, where they were).
+    /// The VM is this node's, and its vCPUs run (or are held, or there are none, where it was so).
     fn started(&self);
     /// Drop what there is of the VM.
     fn discard(&self);
@@ -540,6 +540,11 @@ impl Driver {
                     if let Err(error) = super::begin(&self.faults, super::Phase::Receive) {
                         self.own
                             .push_back(DestinationInput::ReceiveFailed(error.to_string()));
+                        continue;
+                    }
+                    // All there is of a VM that is stopped was in its offer.
+                    if self.is_stopped() {
+                        self.own.push_back(DestinationInput::StateReceived);
                     }
                     continue;
                 }
@@ -631,10 +636,12 @@ impl Driver {
             Err(reasons) => return DestinationInput::Unfit(reasons),
         };
         let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
-        self.gate
-            .open(token.clone(), offer.channels, Arc::clone(machine.ram()));
+        if let Some(machine) = &machine {
+            self.gate
+                .open(token.clone(), offer.channels, Arc::clone(machine.ram()));
+        }
         let channels = offer.channels;
-        self.machine = Some(machine);
+        self.machine = machine;
         self.offer = Some(offer);
         DestinationInput::Built { token, channels }
     }
@@ -644,6 +651,9 @@ impl Driver {
         let loaded = (|| {
             #[cfg(test)]
             super::begin(&self.faults, super::Phase::Load)?;
+            if self.is_stopped() {
+                return Ok(());
+            }
             let state = self.saved.take().unwrap_or_default();
             self.machine()?.load(decode(&state)?)
         })();
@@ -658,6 +668,10 @@ impl Driver {
         #[cfg(test)]
         if let Err(error) = super::begin(&self.faults, super::Phase::Lock) {
             return DestinationInput::LockFailed(error.to_string());
+        }
+        if self.is_stopped() {
+            // Who starts it locks its disk.
+            return DestinationInput::Locked;
         }
         let locked = self
             .machine()
@@ -697,10 +711,10 @@ impl Driver {
         let ran: Result<Instant> = (|| {
             #[cfg(test)]
             super::begin(&self.faults, super::Phase::Run)?;
-            let machine = self.machine()?;
             if !running {
                 return Ok(began);
             }
+            let machine = self.machine()?;
             machine.resume()?;
             // A vCPU may keep this thread from the processor once it runs: the time is its own.
             Ok(machine.wait_running().unwrap_or_else(Instant::now))
@@ -714,6 +728,10 @@ impl Driver {
             }
             Err(error) => DestinationInput::RunFailed(error.to_string()),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.offer.as_ref().is_some_and(Offer::is_stopped)
     }
 
     fn machine(&self) -> Result<&Arc<Machine>> {

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::compression::Compression;
+use super::converge::{Brake, Throttle};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Round, Sender, Sending};
@@ -15,16 +17,20 @@ use crate::memory::{Harvest, PAGE_SIZE};
 use crate::transport::Blocking;
 
 /// What the engine needs to know of the options.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct EngineOptions {
     /// Bytes per second over all channels, 0: no limit.
     pub(super) bandwidth: u64,
+    /// Compress where it pays.
+    pub(super) compression: bool,
     /// Checksums on every message.
     pub(super) checksum: bool,
     /// Limit on the downtime.
     pub(super) max_downtime: Duration,
     /// Copy while the guest runs.
     pub(super) live: bool,
+    /// What may slow the guest down, where that is permitted.
+    pub(super) throttle: Option<Arc<dyn Throttle>>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -38,6 +44,7 @@ pub(super) struct Engine {
     shared: Arc<Sending>,
     workers: Vec<Worker>,
     rule: SwitchRule,
+    brake: Arc<Brake>,
     round: u64,
     live: bool,
     /// Found changed and not sent yet.
@@ -61,11 +68,13 @@ enum Job {
 #[derive(Clone)]
 pub(super) struct Stopper {
     shared: Arc<Sending>,
+    brake: Arc<Brake>,
     sockets: Arc<Mutex<Vec<Blocking>>>,
 }
 
 impl Stopper {
     pub(super) fn stop(&self) {
+        self.brake.release();
         self.shared.pacer.stop();
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         for socket in sockets.iter() {
@@ -97,7 +106,9 @@ impl Engine {
         for channel in &channels {
             sockets.push(channel.try_clone()?);
         }
+        let brake = Arc::new(Brake::new(options.throttle));
         let stopper = Stopper {
+            brake: Arc::clone(&brake),
             shared: Arc::clone(&shared),
             sockets: Arc::new(Mutex::new(sockets)),
         };
@@ -106,13 +117,17 @@ impl Engine {
             shared,
             workers: Vec::new(),
             rule: SwitchRule::new(options.max_downtime),
+            brake,
             round: 0,
             live: options.live,
             left: None,
         };
+        // A limit that rounds down to nothing is still one.
+        let share = options.bandwidth.div_ceil(channels.len().max(1) as u64);
         for (index, socket) in channels.into_iter().enumerate() {
             let spare = socket.try_clone()?;
-            let sender = Sender::new(socket, Arc::clone(&engine.shared));
+            let compression = options.compression.then(|| Compression::new(share));
+            let sender = Sender::new(socket, Arc::clone(&engine.shared), compression);
             engine.workers.push(Worker::start(index, spare, sender)?);
         }
         Ok((engine, stopper))
@@ -130,13 +145,22 @@ impl Engine {
             let pages = harvest.pages.count();
             self.shared.progress.dirtied(pages);
             let decision = self.rule.decide(pages * PAGE_SIZE);
+            let (stall, _) = self.machine.stalls();
             self.shared.progress.update(|s| {
-                s.expected_downtime_us =
-                    u64::try_from(decision.expected.as_micros()).unwrap_or(u64::MAX);
+                s.expected_downtime_us = micros(decision.expected);
+                s.stall_us = micros(stall);
             });
             if decision.switch {
                 self.left = Some(harvest);
                 break;
+            }
+            if decision.hopeless
+                && let Some(percent) = self.brake.press()
+            {
+                self.rule.slowed();
+                self.shared
+                    .progress
+                    .update(|s| s.throttle = u32::from(percent));
             }
             let (sent, time) = self.send(harvest, true)?;
             self.rule.round_sent(sent, time);
@@ -146,6 +170,8 @@ impl Engine {
 
     /// Sends what is left of a paused machine, then its state.
     pub(super) fn finish(&mut self, state: Vec<u8>) -> Result<()> {
+        // The vCPUs stand still; wherever the guest goes on, it is at its own speed.
+        self.brake.release();
         #[cfg(test)]
         super::begin(&self.shared.faults, super::Phase::SendState)?;
         let mut harvest = self.shared.consumer.harvest()?;
@@ -160,13 +186,20 @@ impl Engine {
         first.result()
     }
 
-    /// One round. Returns what was sent and how long it took.
+    /// One round. Returns how many bytes of the guest's memory were sent, compressed or not, and how long
+    /// that took.
     fn send(&mut self, harvest: Harvest, live: bool) -> Result<(u64, Duration)> {
         self.round += 1;
         let progress = Arc::clone(&self.shared.progress);
         progress.begin_round(self.round, harvest.pages.count());
-        let (began, before) = (Instant::now(), progress.bytes_sent());
-        let round = Arc::new(Round::new(self.round, harvest, live, self.round == 1));
+        let (began, before) = (Instant::now(), progress.content_sent());
+        let round = Arc::new(Round::new(
+            self.round,
+            harvest,
+            live,
+            self.round == 1,
+            self.workers.len(),
+        ));
         for worker in &self.workers {
             worker.give(Job::Round(Arc::clone(&round)))?;
         }
@@ -174,7 +207,7 @@ impl Engine {
         let results: Vec<Result<()>> = self.workers.iter().map(Worker::result).collect();
         results.into_iter().collect::<Result<()>>()?;
         progress.end_round();
-        Ok((progress.bytes_sent() - before, began.elapsed()))
+        Ok((progress.content_sent() - before, began.elapsed()))
     }
 }
 
@@ -211,12 +244,17 @@ impl Worker {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn gone() -> DWCPError {
     DWCPError::Internal("a channel's thread has ended".into())
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.brake.release();
         for worker in &mut self.workers {
             // Whatever it waits for ends; then there are no more jobs.
             let _ = worker.socket.shutdown();

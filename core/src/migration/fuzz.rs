@@ -1,11 +1,14 @@
 //! The entry of fuzzing, and of a test that does the same with fewer bytes.
 
-use super::channel::{CHUNK_PAGES, DESCRIPTOR, HEADER, Header, Kind, decode_runs, encode_runs};
+use super::channel::{
+    CHUNK_PAGES, DESCRIPTOR, HEADER, Header, Kind, PACKED_PAGES, decode_runs, encode_runs,
+};
+use super::compression::unpack;
 use super::link::Greeting;
 use super::offer::Offer;
 use super::protocol::message::Body;
 use crate::hypervisor;
-use crate::memory::Layout;
+use crate::memory::{Layout, PAGE_BYTES};
 use crate::wire::frame::{Frame, FrameType};
 
 /// A page, less than a chunk, many chunks, and one with memory above 4 GiB.
@@ -32,7 +35,8 @@ pub(crate) fn fuzz_migration(data: &[u8]) {
     }
 }
 
-/// Messages, one behind the other. The contents of pages are left out: nobody reads them here.
+/// Messages, one behind the other. The contents of pages are left out: nobody reads them here, but for
+/// those that are compressed.
 fn bulk(layout: &Layout, mut bytes: &[u8]) {
     while let Some((start, rest)) = bytes.split_first_chunk::<HEADER>() {
         bytes = rest;
@@ -41,7 +45,7 @@ fn bulk(layout: &Layout, mut bytes: &[u8]) {
         };
         assert_eq!(header.encode(), *start, "a header is written as it came");
         match header.kind {
-            Kind::Pages | Kind::Zeros => {
+            Kind::Pages | Kind::Zeros | Kind::Packed => {
                 let length = DESCRIPTOR * header.runs as usize;
                 let (descriptors, rest) = bytes.split_at(length.min(bytes.len()));
                 bytes = rest;
@@ -54,6 +58,15 @@ fn bulk(layout: &Layout, mut bytes: &[u8]) {
                 let mut written = Vec::new();
                 let done = encode_runs(layout, &runs, &mut written);
                 assert_eq!((done, written.as_slice()), (Ok(()), descriptors));
+                if header.kind == Kind::Packed {
+                    assert!(pages <= PACKED_PAGES, "{pages} compressed pages");
+                    let length = usize::try_from(header.payload).unwrap_or(usize::MAX);
+                    let (packed, rest) = bytes.split_at(length.min(bytes.len()));
+                    bytes = rest;
+                    let mut contents = [0; PACKED_PAGES as usize * PAGE_BYTES];
+                    // What it is not, it says.
+                    let _ = unpack(packed, &mut contents[..pages as usize * PAGE_BYTES]);
+                }
             }
             Kind::State => return state(bytes),
             Kind::RoundEnd | Kind::Ack => {}
@@ -105,6 +118,15 @@ fn greeting(bytes: &[u8]) {
                 "{question:?} is read as {again:?}"
             );
         }
+        Ok(Greeting::Probe(question)) => {
+            offer(&question.payload);
+            let written = serde_json::to_vec(&question).unwrap_or_default();
+            let again = Greeting::parse(&frame(&written));
+            assert!(
+                matches!(&again, Ok(Greeting::Probe(again)) if *again == question),
+                "{question:?} is read as {again:?}"
+            );
+        }
         Err(_) => {
             if let Ok(text) = str::from_utf8(bytes) {
                 offer(text);
@@ -130,7 +152,7 @@ mod tests {
         #[test]
         fn what_a_peer_sends_is_checked(
             choice: u8,
-            kind in 0_u8..7,
+            kind in 0_u8..8,
             runs in 0_u8..4,
             page in 0_u64..300,
             body in proptest::collection::vec(any::<u8>(), 0..80),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::{PeerClock, Stamp};
 use super::patience::{Attentive, Patience, Speaker};
+use super::probe::Probe;
 use super::protocol::message::Message;
 use super::whereabouts::Question;
 use crate::error::{DWCPError, Result};
@@ -76,6 +77,8 @@ pub(crate) enum Greeting {
     Bulk(Attach),
     /// A question about VMs, and nothing after it.
     Whereabouts(Question),
+    /// A question about a migration that nobody has begun.
+    Probe(Box<Probe>),
 }
 
 impl Greeting {
@@ -97,6 +100,9 @@ impl Greeting {
         }
         if let Ok(question) = serde_json::from_slice::<Question>(&frame.payload) {
             return question.check().map(Self::Whereabouts);
+        }
+        if let Ok(probe) = serde_json::from_slice(&frame.payload) {
+            return Ok(Self::Probe(Box::new(probe)));
         }
         match serde_json::from_slice(&frame.payload) {
             Ok(envelope) => Ok(Self::Control(Box::new(envelope))),

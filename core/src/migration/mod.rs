@@ -5,19 +5,24 @@
 //! it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer that
 //! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`),
 //! pages: `engine` sends rounds of them by its `sender`s until `switch` says that it is time, `receiver`s
-//! place them. `recovered` settles what a source was started again in the middle of, `whereabouts` is
-//! what nodes ask each other about VMs, `limit` is the rule of the downtime, `advice` the words for an
+//! place them (`compression` makes them less where that pays,
+//! `converge` slows a guest down that writes faster). `recovered` settles what a source was started again in the middle of, `whereabouts` is
+//! what nodes ask each other about VMs,
+//! `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `advice` the words for an
 //! operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
 mod advice;
 mod channel;
 mod clock;
+mod compression;
+mod converge;
 mod copying;
 mod destination;
 mod engine;
 #[cfg(test)]
 pub(crate) mod faults;
+mod forecast;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod limit;
@@ -25,6 +30,7 @@ mod link;
 mod offer;
 mod pacer;
 mod patience;
+mod probe;
 mod progress;
 mod protocol;
 mod receiver;
@@ -40,11 +46,13 @@ pub(crate) use advice::{Unresolved, advice};
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };
+pub(crate) use forecast::{Dirtying, Task, watch};
 #[cfg(fuzzing)]
 pub(crate) use fuzz::fuzz_migration;
 pub(crate) use link::{Attach, Dial, Envelope, FRAME_MAX, Greeting};
 pub(crate) use offer::{DiskFacts, Offer};
 pub(crate) use patience::Patience;
+pub(crate) use probe::{Probe, probe, serve};
 pub(crate) use progress::Progress;
 pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::ledger::{EPOCH_MAX, EpochError, Ledger, Meeting};

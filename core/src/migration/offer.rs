@@ -36,6 +36,9 @@ pub(crate) struct Offer {
     /// Bulk channels that the source would open.
     pub(crate) channels: u32,
     running: bool,
+    /// Nothing of it runs or has memory: only its record moves. Left out where it is not so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stopped: bool,
 }
 
 impl Offer {
@@ -48,6 +51,15 @@ impl Offer {
             disk: None,
             channels,
             running,
+            stopped: false,
+        }
+    }
+
+    /// An offer of a VM that is stopped.
+    pub(crate) fn of_stopped(vm: VM, guest: HostFacts) -> Self {
+        Self {
+            stopped: true,
+            ..Self::new(vm, guest, 1, false)
         }
     }
 
@@ -60,6 +72,11 @@ impl Offer {
     /// Whether the guest is to run at the destination; else it arrives paused.
     pub(crate) fn is_running(&self) -> bool {
         self.running
+    }
+
+    /// Whether it is stopped, and arrives so: it has no memory and no machine.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     pub(crate) fn encode(&self) -> Result<String> {
@@ -80,6 +97,9 @@ impl Offer {
                 "its format {} is not known here",
                 offer.format
             )));
+        }
+        if offer.running && offer.stopped {
+            return Err(refused(&"it runs and is stopped"));
         }
         offer.vm.config.validate().map_err(|e| refused(&e))?;
         if offer.channels == 0 || offer.channels > crate::model::limits::PARALLEL_MAX {

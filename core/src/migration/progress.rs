@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     /// Bytes on the wire, headers included.
     sent: AtomicU64,
     data: AtomicU64,
+    /// Of those that went compressed: bytes of the guest's memory.
+    packed: AtomicU64,
     zero: AtomicU64,
     resent: AtomicU64,
     /// Pages of the round being sent.
@@ -27,7 +29,6 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 struct Inner {
     status: MigrationStatus,
-    began: Instant,
     /// Pages that the round being sent began with.
     round_total: u64,
     round_sent_before: u64,
@@ -40,12 +41,12 @@ impl Progress {
         Self {
             sent: AtomicU64::new(0),
             data: AtomicU64::new(0),
+            packed: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             round_pages: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 status,
-                began: now,
                 round_total: 0,
                 round_sent_before: 0,
                 round_began: now,
@@ -57,6 +58,17 @@ impl Progress {
     pub(super) fn sent_pages(&self, round: u64, bytes: u64, head: u64) {
         self.sent.fetch_add(bytes + head, Ordering::Relaxed);
         self.data.fetch_add(bytes, Ordering::Relaxed);
+        self.count(round, bytes);
+    }
+
+    /// So many bytes of the guest's memory went in `wire` bytes.
+    pub(super) fn sent_packed(&self, round: u64, bytes: u64, wire: u64) {
+        self.sent.fetch_add(wire, Ordering::Relaxed);
+        self.packed.fetch_add(bytes, Ordering::Relaxed);
+        self.count(round, bytes);
+    }
+
+    fn count(&self, round: u64, bytes: u64) {
         if round > 1 {
             self.resent.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -67,6 +79,11 @@ impl Progress {
     pub(super) fn sent_zeros(&self, pages: u64) {
         self.zero.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
         self.round_pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Bytes of the guest's memory that were sent so far, compressed or not.
+    pub(super) fn content_sent(&self) -> u64 {
+        self.data.load(Ordering::Relaxed) + self.packed.load(Ordering::Relaxed)
     }
 
     /// Bytes on the wire so far.
@@ -129,6 +146,8 @@ impl Progress {
             inner.status = final_figures;
             inner.status.state = state;
             inner.status.error = error;
+            inner.status.time_left_us = None;
+            inner.status.throughput = mean(&inner.status.rounds);
             inner.status.completed_at = Some(Timestamp::now());
             if state == MigrationState::Completed {
                 inner.status.progress = 100.0;
@@ -162,15 +181,12 @@ impl Progress {
             .load(Ordering::Relaxed)
             .min(inner.round_total);
         let left = (inner.round_total - pages) * PAGE_SIZE;
-        let elapsed = inner.began.elapsed().as_secs_f64();
         status.bytes_sent = sent;
         status.bytes_total = sent + left;
-        status.throughput = if elapsed > 0.0 {
-            whole(sent as f64 / elapsed)
-        } else {
-            0
-        };
+        status.throughput = self.throughput(inner, sent);
+        status.time_left_us = self.time_left(inner, pages);
         status.bytes.data = self.data.load(Ordering::Relaxed);
+        status.bytes.compressed = self.packed.load(Ordering::Relaxed);
         status.bytes.zero = self.zero.load(Ordering::Relaxed);
         status.bytes.resent = self.resent.load(Ordering::Relaxed);
         // The first round is most of the way; each later one halves what is left of the rest.
@@ -183,6 +199,35 @@ impl Progress {
         status
     }
 
+    /// Bytes per second, lately: in this round, or where that has hardly begun in the one before.
+    fn throughput(&self, inner: &Inner, sent: u64) -> u64 {
+        let round = inner.round_began.elapsed();
+        match inner.status.rounds.last() {
+            Some(last) if round < TELLING || last.round == inner.status.round => last.throughput,
+            _ if inner.status.round == 0 => 0,
+            _ => whole((sent - inner.round_sent_before) as f64 / round.as_secs_f64().max(1e-6)),
+        }
+    }
+
+    /// Microseconds until the switch, if all goes on as in this round, of which so many pages are done:
+    /// what is left of it, then what the guest writes meanwhile, what it writes while that is sent, and so
+    /// on. `None` when that is no end, or when it is too early to tell.
+    fn time_left(&self, inner: &Inner, pages: u64) -> Option<u64> {
+        if inner.status.state != MigrationState::Running || inner.status.round == 0 {
+            return None;
+        }
+        let passed = inner.round_began.elapsed();
+        let before = inner.status.rounds.last();
+        let rate = match before {
+            _ if passed >= TELLING && pages > 0 => pages as f64 / passed.as_secs_f64(),
+            Some(last) => last.pages as f64 / (last.duration_us.max(1) as f64 / 1e6),
+            None => return None,
+        };
+        let whole_round = inner.round_total as f64 / rate.max(1.0);
+        let this = inner.round_total.saturating_sub(pages) as f64 / rate.max(1.0);
+        until_switch(this, whole_round, inner.status.dirty_rate / rate.max(1.0))
+    }
+
     fn notify(&self) {
         self.changed.send_replace(());
     }
@@ -190,6 +235,22 @@ impl Progress {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes per second of rounds together.
+fn mean(rounds: &[RoundReport]) -> u64 {
+    let bytes: u64 = rounds.iter().map(|round| round.bytes).sum();
+    let micros: u64 = rounds.iter().map(|round| round.duration_us).sum();
+    whole(bytes as f64 / (micros.max(1) as f64 / 1e6))
+}
+
+/// Less time than this says more of how busy the processors are than of the link.
+const TELLING: Duration = Duration::from_millis(50);
+
+/// Microseconds of `this` and all later rounds, each of which takes `ratio` of the one before; the first was
+/// `round` long. All in seconds.
+fn until_switch(this: f64, round: f64, ratio: f64) -> Option<u64> {
+    (ratio < 1.0).then(|| micros(this + round * ratio / (1.0 - ratio)))
 }
 
 /// Microseconds, rounded down.
@@ -206,6 +267,23 @@ fn whole(figure: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_told_while_there_is_an_end() {
+        // Half of a round of 8 s, then 4 s, 2 s, 1 s and so on.
+        assert_eq!(until_switch(4.0, 8.0, 0.5), Some(12_000_000));
+        assert_eq!(until_switch(4.0, 8.0, 0.0), Some(4_000_000));
+        assert_eq!(until_switch(4.0, 8.0, 1.0), None, "the guest is as fast");
+        let progress = Progress::new(MigrationStatus::default());
+        assert_eq!(progress.status().time_left_us, None);
+        progress.update(|s| s.state = MigrationState::Running);
+        progress.begin_round(1, 100);
+        progress.end_round();
+        progress.begin_round(2, 100);
+        assert!(progress.status().time_left_us.is_some());
+        progress.finish(MigrationState::Completed, None);
+        assert_eq!(progress.status().time_left_us, None);
+    }
 
     #[test]
     fn progress_never_goes_back_and_ends_at_100() {

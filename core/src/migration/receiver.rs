@@ -1,4 +1,5 @@
-//! Receiving pages over a channel, straight into guest memory; from an encrypted one by way of a buffer.
+//! Receiving pages over a channel, straight into guest memory; from an encrypted one, and what comes
+//! compressed, by way of a buffer.
 //!
 //! Each channel has a thread. The machine these pages are for does not run.
 
@@ -6,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use super::channel::{DESCRIPTOR, HEADER, Header, Kind, decode_runs, violation};
+use super::compression::unpack;
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
 use crate::memory::{GuestRam, PAGE_SIZE, PageRange, receive_pages};
@@ -30,6 +32,7 @@ pub(super) struct Receiver {
     ram: Arc<GuestRam>,
     descriptors: Vec<u8>,
     copy: Vec<u8>,
+    packed: Vec<u8>,
     /// Round of the last barrier: rounds only go up.
     round: u64,
     /// CRC-32C of the headers since then.
@@ -43,6 +46,7 @@ impl Receiver {
             ram,
             descriptors: Vec::new(),
             copy: Vec::new(),
+            packed: Vec::new(),
             round: 0,
             headers: 0,
         }
@@ -55,7 +59,7 @@ impl Receiver {
                 return Ok(Arrival::Closed);
             };
             match header.kind {
-                Kind::Pages => {
+                Kind::Pages | Kind::Packed => {
                     self.count(&header);
                     self.pages(&header)?;
                 }
@@ -128,7 +132,11 @@ impl Receiver {
                 }
             }
         }
-        self.place(&runs)?;
+        if header.kind == Kind::Packed {
+            self.unpack(header, &runs)?;
+        } else {
+            self.place(&runs)?;
+        }
         let Some(expected) = header.checksum else {
             return Ok(());
         };
@@ -148,16 +156,34 @@ impl Receiver {
             return receive_pages(socket, &self.ram, runs).map_err(lost);
         }
         for piece in runs.iter().flat_map(pieces) {
-            // Runs are RAM, and none spans its hole: that was checked when they were decoded.
-            let gpa = self.ram.layout().gpa_of(piece.start * PAGE_SIZE);
-            let gpa = gpa.ok_or_else(|| violation("pages that are not in the guest's memory"))?;
-            // Never more than a piece has.
-            let len = usize::try_from((piece.end - piece.start) * PAGE_SIZE).unwrap_or(0);
-            self.copy.resize(len, 0);
+            self.copy.resize(length(&piece), 0);
             self.socket.read_exact(&mut self.copy).map_err(lost)?;
-            self.ram.write(gpa, &self.copy)?;
+            self.write(&piece, &self.copy)?;
         }
         Ok(())
+    }
+
+    /// Reads compressed pages, and places them. Their limits were checked when they were decoded.
+    fn unpack(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
+        self.packed
+            .resize(usize::try_from(header.payload).unwrap_or(0), 0);
+        self.socket.read_exact(&mut self.packed).map_err(lost)?;
+        self.copy.resize(runs.iter().map(length).sum(), 0);
+        unpack(&self.packed, &mut self.copy)?;
+        let mut rest = self.copy.as_slice();
+        for run in runs {
+            let (own, others) = rest.split_at(length(run));
+            rest = others;
+            self.write(run, own)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, run: &PageRange, contents: &[u8]) -> Result<()> {
+        // Runs are RAM, and none spans its hole: that was checked when they were decoded.
+        let gpa = self.ram.layout().gpa_of(run.start * PAGE_SIZE);
+        let gpa = gpa.ok_or_else(|| violation("pages that are not in the guest's memory"))?;
+        self.ram.write(gpa, contents)
     }
 
     fn state(&mut self, header: &Header) -> Result<Vec<u8>> {
@@ -182,6 +208,11 @@ fn pieces(run: &PageRange) -> impl Iterator<Item = PageRange> + use<> {
     (run.start..end)
         .step_by(64)
         .map(move |at| at..end.min(at + PIECE_PAGES))
+}
+
+/// Bytes of a run, which is never longer than a chunk.
+fn length(run: &PageRange) -> usize {
+    usize::try_from((run.end - run.start) * PAGE_SIZE).unwrap_or(0)
 }
 
 fn check(what: &str, expected: u32, found: u32) -> Result<()> {
@@ -235,6 +266,49 @@ mod tests {
         assert!(error.contains("arrived damaged"), "{error}");
         let right = crc32c::crc32c(&message[HEADER..]);
         assert!(matches!(receive(&page_message(right)), Ok(Arrival::Closed)));
+    }
+
+    /// Two pages in two runs, compressed, with the checksum of their contents.
+    fn packed_message(contents: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        super::super::compression::pack(contents, &mut packed).unwrap();
+        let runs = [(0, PAGE_SIZE), (8 * PAGE_SIZE, PAGE_SIZE)];
+        let runs: Vec<u8> = runs
+            .iter()
+            .flat_map(|(gpa, len)| [gpa.to_le_bytes(), len.to_le_bytes()].concat())
+            .collect();
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&runs), contents);
+        let header = Header {
+            runs: 2,
+            payload: packed.len() as u64,
+            checksum: Some(crc),
+            ..Header::bare(Kind::Packed, 1)
+        };
+        [header.encode().to_vec(), runs, packed].concat()
+    }
+
+    #[test]
+    fn compressed_pages_are_placed_and_those_of_another_length_refused() {
+        let contents: Vec<u8> = (0..2 * PAGE_SIZE).map(|i| (i / 64) as u8).collect();
+        let message = packed_message(&contents);
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let (mut peer, socket) = pair();
+        peer.write_all(&message).unwrap();
+        drop(peer);
+        let arrival = Receiver::new(socket.into(), Arc::clone(&ram)).receive();
+        assert!(matches!(arrival, Ok(Arrival::Closed)), "{arrival:?}");
+        let mut placed = Vec::new();
+        ram.copy_pages(&(0..1), &mut placed).unwrap();
+        ram.copy_pages(&(8..9), &mut placed).unwrap();
+        assert!(placed == contents && ram.is_zero(1));
+
+        let short = packed_message(&contents[..contents.len() - 1]);
+        let error = receive(&short).unwrap_err().to_string();
+        assert!(error.contains("in place of 8192"), "{error}");
+        let mut wrong = message.clone();
+        wrong[12] ^= 1;
+        let error = receive(&wrong).unwrap_err().to_string();
+        assert!(error.contains("arrived damaged"), "{error}");
     }
 
     #[test]

@@ -6,8 +6,12 @@
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use super::channel::{CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, encode_runs, violation};
+use super::channel::{
+    CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, PACKED_PAGES, encode_runs, violation,
+};
+use super::compression::{Compression, SAMPLE_PAGES, is_smaller, pack};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use crate::error::{DWCPError, Result};
@@ -17,6 +21,12 @@ use crate::transport::Blocking;
 /// Bytes that are copied, summed or encrypted, and sent at a time where they cannot go straight from
 /// guest memory: they stay in the processor's second-level cache in between.
 const COPIED_PIECE: u64 = 256 << 10;
+/// Smallest chunk: the dirty log is cleared 64 pages at a time.
+const CHUNK_PAGES_MIN: u64 = 64;
+/// Chunks that each sender takes of a round, at least, where there is enough.
+const PORTIONS: u64 = 4;
+const _: () = assert!(CHUNK_PAGES.is_power_of_two() && CHUNK_PAGES_MIN.is_power_of_two());
+const _: () = assert!(COPIED_PIECE == PACKED_PAGES * PAGE_SIZE);
 
 /// One round: what changed, and how far the senders are with it.
 pub(super) struct Round {
@@ -27,12 +37,22 @@ pub(super) struct Round {
     pub(super) live: bool,
     /// Whether the peer's memory is still all zeros, so that zeros need not be told.
     pub(super) fresh: bool,
+    /// Pages that a sender takes at a time.
+    chunk: u64,
     next: AtomicU64,
 }
 
 impl Round {
-    pub(super) fn new(number: u64, harvest: Harvest, live: bool, fresh: bool) -> Self {
+    /// For so many senders.
+    pub(super) fn new(
+        number: u64,
+        harvest: Harvest,
+        live: bool,
+        fresh: bool,
+        senders: usize,
+    ) -> Self {
         Self {
+            chunk: chunk_pages(harvest.pages.count(), senders as u64),
             number,
             harvest,
             live,
@@ -42,20 +62,27 @@ impl Round {
     }
 
     /// The next chunk with anything to send, if one is left. Chunks never span two memory slots:
-    /// slots start at multiples of a chunk.
+    /// slots start at multiples of the largest chunk, and others divide it.
     fn take(&self) -> Option<PageRange> {
         let pages = self.harvest.pages.pages();
         loop {
-            let first = self.next.fetch_add(1, Ordering::Relaxed) * CHUNK_PAGES;
+            let first = self.next.fetch_add(1, Ordering::Relaxed) * self.chunk;
             if first >= pages {
                 return None;
             }
-            let chunk = first..(first + CHUNK_PAGES).min(pages);
+            let chunk = first..(first + self.chunk).min(pages);
             if self.harvest.pages.any_in(&chunk) {
                 return Some(chunk);
             }
         }
     }
+}
+
+/// Pages that each of `senders` takes at a time from a round of `pages`: whole chunks, but of what is little
+/// each should get some, and who is last should not keep the others waiting for long.
+fn chunk_pages(pages: u64, senders: u64) -> u64 {
+    let share = (pages / (senders.max(1) * PORTIONS)).clamp(CHUNK_PAGES_MIN, CHUNK_PAGES);
+    1 << share.ilog2()
 }
 
 /// What all senders of a migration share.
@@ -104,12 +131,19 @@ pub(super) struct Sender {
     zeros: Vec<PageRange>,
     head: Vec<u8>,
     copy: Vec<u8>,
+    packed: Vec<u8>,
+    /// Where pages may be compressed: whether they are.
+    compression: Option<Compression>,
     /// CRC-32C of the headers sent in this round, by which the peer knows that it has them all.
     headers: u32,
 }
 
 impl Sender {
-    pub(super) fn new(socket: Blocking, shared: Arc<Sending>) -> Self {
+    pub(super) fn new(
+        socket: Blocking,
+        shared: Arc<Sending>,
+        compression: Option<Compression>,
+    ) -> Self {
         Self {
             socket,
             shared,
@@ -117,6 +151,8 @@ impl Sender {
             zeros: Vec::new(),
             head: Vec::new(),
             copy: Vec::new(),
+            packed: Vec::new(),
+            compression,
             headers: 0,
         }
     }
@@ -243,17 +279,41 @@ impl Sender {
 
     fn send_data(&mut self, round: &Round) -> Result<()> {
         let data = std::mem::take(&mut self.data);
-        if self.shared.checksum || self.socket.direct().is_none() {
+        let compressed = self.is_worth_compressing(&data)?;
+        let began = Instant::now();
+        if compressed || self.shared.checksum || self.socket.direct().is_none() {
             for runs in pieces(&data, COPIED_PIECE / PAGE_SIZE) {
-                self.send_copied(round, &runs)?;
+                self.send_copied(round, &runs, compressed)?;
             }
         } else {
             for runs in data.chunks(MAX_RUNS as usize) {
                 self.send_straight(round, runs)?;
             }
         }
+        if let Some(compression) = self.compression.as_mut().filter(|_| !compressed) {
+            compression.sent_raw(bytes(&data), began.elapsed());
+        }
         self.data = data;
         Ok(())
+    }
+
+    /// Tries a few pages of a chunk.
+    fn is_worth_compressing(&mut self, data: &[PageRange]) -> Result<bool> {
+        let Some(compression) = &mut self.compression else {
+            return Ok(false);
+        };
+        if data.is_empty() || !compression.wants_trial() {
+            return Ok(false);
+        }
+        self.copy.clear();
+        for page in sample(data) {
+            self.shared
+                .ram
+                .copy_pages(&(page..page + 1), &mut self.copy)?;
+        }
+        let began = Instant::now();
+        pack(&self.copy, &mut self.packed)?;
+        Ok(compression.tried(self.copy.len(), self.packed.len(), began.elapsed()))
     }
 
     /// Sends pages straight from guest memory.
@@ -277,18 +337,32 @@ impl Sender {
     }
 
     /// Sends a copy of pages, with its checksum where one was promised: a running guest could change a
-    /// page between the summing and the sending, and the peer would rightly complain.
-    fn send_copied(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
+    /// page between the summing and the sending, and the peer would rightly complain. Compressed where
+    /// that was found to pay, and these pages are as the ones that were tried.
+    fn send_copied(&mut self, round: &Round, runs: &[PageRange], compressed: bool) -> Result<()> {
         let ram = Arc::clone(&self.shared.ram);
         let mut copy = std::mem::take(&mut self.copy);
         copy.clear();
         for run in runs {
             ram.copy_pages(run, &mut copy)?;
         }
+        let mut packed = std::mem::take(&mut self.packed);
+        let mut kind = Kind::Pages;
+        if compressed {
+            pack(&copy, &mut packed)?;
+            if is_smaller(copy.len(), packed.len()) {
+                kind = Kind::Packed;
+            }
+        }
+        let payload = match kind {
+            Kind::Packed => &packed,
+            _ => &copy,
+        };
+        let length = payload.len() as u64;
         let mut header = Header {
             runs: count(runs),
-            payload: bytes(runs),
-            ..Header::bare(Kind::Pages, round.number)
+            payload: length,
+            ..Header::bare(kind, round.number)
         };
         self.start_message(&header, runs)?;
         if self.shared.checksum {
@@ -297,14 +371,16 @@ impl Sender {
             self.head[..HEADER].copy_from_slice(&header.encode());
         }
         self.count_header();
-        self.shared.pacer.take(bytes(runs))?;
+        self.shared.pacer.take(length)?;
         let head = std::mem::take(&mut self.head);
         self.write(&head)?;
-        self.write(&copy)?;
-        self.shared
-            .progress
-            .sent_pages(round.number, bytes(runs), head.len() as u64);
-        (self.head, self.copy) = (head, copy);
+        self.write(payload)?;
+        let (progress, head_length) = (&self.shared.progress, head.len() as u64);
+        match kind {
+            Kind::Packed => progress.sent_packed(round.number, bytes(runs), length + head_length),
+            _ => progress.sent_pages(round.number, length, head_length),
+        }
+        (self.head, self.copy, self.packed) = (head, copy, packed);
         Ok(())
     }
 
@@ -355,6 +431,15 @@ fn pieces(runs: &[PageRange], pages: u64) -> Vec<Vec<PageRange>> {
     out
 }
 
+/// A few pages of runs, from all over them.
+fn sample(runs: &[PageRange]) -> Vec<u64> {
+    let pages = bytes(runs) / PAGE_SIZE;
+    let step = pages.div_ceil(SAMPLE_PAGES).max(1);
+    let all = runs.iter().cloned().flatten();
+    all.step_by(usize::try_from(step).unwrap_or(usize::MAX))
+        .collect()
+}
+
 fn bytes(runs: &[PageRange]) -> u64 {
     runs.iter().map(|r| (r.end - r.start) * PAGE_SIZE).sum()
 }
@@ -377,6 +462,57 @@ pub(super) fn lost(error: io::Error) -> DWCPError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::PageBitmap;
+
+    fn round(pages: &[PageRange], senders: usize) -> Round {
+        let mut changed = PageBitmap::new(1 << 18);
+        for page in pages.iter().cloned().flatten() {
+            changed.insert(page);
+        }
+        let harvest = Harvest {
+            logged: PageBitmap::new(changed.pages()),
+            pages: changed,
+        };
+        Round::new(2, harvest, true, false, senders)
+    }
+
+    #[test]
+    fn what_is_little_is_spread_over_all_senders() {
+        let small = round(std::slice::from_ref(&(1024..1224)), 4);
+        let chunks: Vec<PageRange> = std::iter::from_fn(|| small.take()).collect();
+        assert_eq!(chunks, [1024..1088, 1088..1152, 1152..1216, 1216..1280]);
+        let large = round(std::slice::from_ref(&(0..16_384)), 4);
+        let chunks: Vec<PageRange> = std::iter::from_fn(|| large.take()).collect();
+        assert_eq!(chunks.len(), 32);
+        assert!(
+            chunks
+                .iter()
+                .all(|chunk| chunk.end - chunk.start == CHUNK_PAGES)
+        );
+    }
+
+    #[test]
+    fn chunks_keep_to_what_the_log_and_the_slots_ask() {
+        for senders in 1..65 {
+            for pages in (0..40).map(|n| n * n * n) {
+                let chunk = chunk_pages(pages, senders);
+                assert!(
+                    chunk.is_multiple_of(64) && CHUNK_PAGES.is_multiple_of(chunk),
+                    "{chunk}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_is_small_and_from_all_over() {
+        assert_eq!(sample(std::slice::from_ref(&(3..4))), [3]);
+        assert_eq!(sample(&[0..100, 500..600]), [0, 50, 500, 550]);
+        let scattered: Vec<PageRange> = (0..250).map(|i| i * 2..i * 2 + 1).collect();
+        let pages = sample(&scattered);
+        assert_eq!(pages.len() as u64, SAMPLE_PAGES);
+        assert!(pages.iter().all(|page| page % 2 == 0), "{pages:?}");
+    }
 
     #[test]
     fn pieces_keep_the_pages_in_order_and_the_limits() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::advice::{Unresolved, advice};
+use super::converge::Throttle;
 use super::copying::{Copying, Plan, Work};
 use super::engine::EngineOptions;
 use super::limit::DowntimeLimit;
@@ -52,7 +53,8 @@ pub(crate) struct Leaving {
     pub(crate) session: String,
     /// Burned for this migration.
     pub(crate) epoch: u64,
-    pub(crate) machine: Arc<Machine>,
+    /// `None`: the VM is stopped, and only its record moves.
+    pub(crate) machine: Option<Arc<Machine>>,
     pub(crate) offer: Offer,
     pub(crate) options: MigrationOptions,
     /// How the destination is reached, by all connections of the migration.
@@ -62,6 +64,8 @@ pub(crate) struct Leaving {
     pub(crate) node_name: String,
     pub(crate) progress: Arc<Progress>,
     pub(crate) host: Arc<dyn SourceHost>,
+    /// What can slow the guest down, where something can.
+    pub(crate) throttle: Option<Arc<dyn Throttle>>,
     #[cfg(test)]
     pub(crate) faults: super::faults::Faults,
 }
@@ -207,8 +211,10 @@ struct Driver {
     /// Copying that was told to stop, and whose threads have yet to end.
     stopping: Option<Copying>,
     marks: Marks,
-    /// The destination did not answer PREPARE by then, or copying took too long.
+    /// The destination did not answer by then.
     patience: Option<(Instant, String)>,
+    /// By when the VM has to be about to switch, where a migration that takes longer is to end.
+    time_out: Option<Instant>,
     limit: DowntimeLimit,
     /// The store that the VM was granted to.
     granted_to: Option<String>,
@@ -235,6 +241,8 @@ impl Driver {
             .options
             .live
             .then(|| leaving.options.downtime_limit());
+        let time_limit = leaving.options.time_limit();
+        let time_limit = time_limit.filter(|_| leaving.options.on_timeout == OnTimeout::Cancel);
         Self {
             state: Source::new(leaving.session.clone(), leaving.epoch, prepare),
             leaving,
@@ -247,6 +255,8 @@ impl Driver {
             stopping: None,
             marks: Marks::default(),
             patience: None,
+            // A limit beyond what a clock can count is none.
+            time_out: time_limit.and_then(|limit| Instant::now().checked_add(limit)),
             limit: DowntimeLimit::new(limit),
             granted_to: None,
             stranger: None,
@@ -259,7 +269,9 @@ impl Driver {
 
     fn live(mut self, inbox: &mpsc::Receiver<Event>) {
         work_as(machine::Work::Control);
-        self.leaving.machine.measure_stalls();
+        if let Some(machine) = &self.leaving.machine {
+            machine.measure_stalls();
+        }
         match self.connect() {
             Ok(()) => {
                 let limit = self.leaving.dial.patience.work();
@@ -274,6 +286,7 @@ impl Driver {
                 self.limit.next(),
                 self.ask,
                 self.patience.as_ref().map(|p| p.0),
+                self.time_out,
             ];
             let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
@@ -286,7 +299,9 @@ impl Driver {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.leaving.machine.stop_measuring();
+        if let Some(machine) = &self.leaving.machine {
+            machine.stop_measuring();
+        }
         self.stop_copying();
     }
 
@@ -294,10 +309,7 @@ impl Driver {
         match event {
             Event::Input(input) => {
                 if input == SourceInput::StateSent && !self.leaving.options.live {
-                    // No limit on downtime says so, and still it is not paused for ever.
-                    let limit = self.leaving.dial.patience.work();
-                    let why = format!("the target was not ready within {limit:?}");
-                    self.patience = Some((Instant::now() + limit, why));
+                    self.await_ready();
                 }
                 self.feed(input);
             }
@@ -364,6 +376,13 @@ impl Driver {
         }
     }
 
+    /// No limit on downtime says so, and still the VM is not held for ever.
+    fn await_ready(&mut self) {
+        let limit = self.leaving.dial.patience.work();
+        let why = format!("the target was not ready within {limit:?}");
+        self.patience = Some((Instant::now() + limit, why));
+    }
+
     /// A message came over the link of that number.
     fn heard(&mut self, number: u64, envelope: Envelope) {
         let Envelope {
@@ -402,6 +421,10 @@ impl Driver {
         }
         if let Some((_, why)) = self.patience.take_if(|(at, _)| *at <= now) {
             self.feed(SourceInput::Failed(why));
+        }
+        if self.time_out.take_if(|at| *at <= now).is_some() {
+            let limit = self.leaving.options.time_limit().unwrap_or_default();
+            self.feed(SourceInput::Failed(format!("not moved within {limit:?}")));
         }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask = None;
@@ -481,13 +504,17 @@ impl Driver {
                 }
                 // What the guest wrote was flushed when it was paused.
                 SourceEffect::Unlock => {
-                    self.leaving.machine.unlock_disk();
+                    if let Some(machine) = &self.leaving.machine {
+                        machine.unlock_disk();
+                    }
                     continue;
                 }
                 SourceEffect::Lock => Ok(Some(self.lock())),
                 SourceEffect::Halt { epoch } => {
                     tracing::warn!(epoch, session = self.leaving.session, "gives way");
-                    self.leaving.machine.pause();
+                    if let Some(machine) = &self.leaving.machine {
+                        machine.pause();
+                    }
                     continue;
                 }
                 SourceEffect::ForceRefused(why) => {
@@ -496,7 +523,7 @@ impl Driver {
                 }
                 SourceEffect::Resume => {
                     self.limit.over();
-                    self.patience = None;
+                    (self.patience, self.time_out) = (None, None);
                     self.resume()
                 }
                 SourceEffect::Release => {
@@ -553,18 +580,13 @@ impl Driver {
     }
 
     fn attach(&mut self, token: String, channels: u32) -> Result<Option<SourceInput>> {
-        self.patience = self.leaving.options.time_limit().and_then(|limit| {
-            let cancel = self.leaving.options.on_timeout == OnTimeout::Cancel;
-            cancel.then(|| {
-                (
-                    Instant::now() + limit,
-                    format!("not moved within {limit:?}"),
-                )
-            })
-        });
+        self.patience = None;
         let leaving = &self.leaving;
         #[cfg(test)]
         super::begin(&leaving.faults, super::Phase::Attach)?;
+        let Some(machine) = &leaving.machine else {
+            return Ok(Some(SourceInput::Attached));
+        };
         let wanted = leaving.offer.channels.min(channels).max(1);
         leaving.progress.update(|s| s.channels = wanted);
         let plan = Plan {
@@ -574,13 +596,18 @@ impl Driver {
             channels: wanted,
             options: EngineOptions {
                 bandwidth: leaving.options.bandwidth,
+                compression: leaving.options.compression,
                 checksum: leaving.options.verify_checksum,
                 max_downtime: leaving.options.downtime_limit(),
                 live: leaving.options.live && leaving.offer.is_running(),
+                throttle: leaving
+                    .throttle
+                    .clone()
+                    .filter(|_| leaving.options.auto_converge),
                 #[cfg(test)]
                 faults: leaving.faults.clone(),
             },
-            machine: Arc::clone(&leaving.machine),
+            machine: Arc::clone(machine),
             progress: Arc::clone(&leaving.progress),
         };
         let events = self.events.clone();
@@ -594,6 +621,8 @@ impl Driver {
     fn work(&mut self, work: Work) -> Result<Option<SourceInput>> {
         match &self.copying {
             Some(copying) => copying.work(work)?,
+            // Nothing of it is in memory.
+            None if self.leaving.machine.is_none() => return Ok(Some(SourceInput::Converged)),
             None => return Err(DWCPError::Internal("nothing is being copied".into())),
         }
         Ok(None)
@@ -608,19 +637,28 @@ impl Driver {
 
     fn pause(&mut self) -> Result<Option<SourceInput>> {
         self.patience = None;
+        if self.leaving.options.live && self.leaving.machine.is_some() {
+            // The limit on the downtime takes over.
+            self.time_out = None;
+        }
         self.leaving
             .progress
             .update(|s| s.state = MigrationState::Completing);
+        let Some(machine) = &self.leaving.machine else {
+            #[cfg(test)]
+            super::begin(&self.leaving.faults, super::Phase::Pause)?;
+            return Ok(Some(SourceInput::Paused));
+        };
         let now = Instant::now();
         self.marks.pause = Some(now);
         self.limit.pausing(now);
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Pause)?;
-        self.leaving.machine.pause();
-        self.leaving.machine.flush_disk()?;
-        self.marks.stalls = self.leaving.machine.stalls();
+        machine.pause();
+        machine.flush_disk()?;
+        self.marks.stalls = machine.stalls();
         self.marks.paused = Some(Instant::now());
-        if let Some(end) = self.leaving.machine.ended() {
+        if let Some(end) = machine.ended() {
             // It is dealt with where it happened.
             return Err(DWCPError::Migration(format!(
                 "the guest came to an end while it was moved: {end:?}"
@@ -632,7 +670,11 @@ impl Driver {
     fn send_state(&mut self) -> Result<Option<SourceInput>> {
         #[cfg(test)]
         super::begin(&self.leaving.faults, super::Phase::Save)?;
-        let state = encode(&self.leaving.machine.save()?);
+        let Some(machine) = &self.leaving.machine else {
+            self.await_ready();
+            return Ok(Some(SourceInput::StateSent));
+        };
+        let state = encode(&machine.save()?);
         self.marks.saved = Some(Instant::now());
         self.work(Work::Finish(state))
     }
@@ -642,7 +684,8 @@ impl Driver {
         if let Err(error) = super::begin(&self.leaving.faults, super::Phase::Lock) {
             return SourceInput::LockFailed(error.to_string());
         }
-        match self.leaving.machine.lock_disk(DISK_PATIENCE) {
+        let machine = self.leaving.machine.as_ref();
+        match machine.map_or(Ok(()), |own| own.lock_disk(DISK_PATIENCE)) {
             Ok(()) => SourceInput::Locked,
             Err(error) => SourceInput::LockFailed(error.to_string()),
         }
@@ -658,9 +701,11 @@ impl Driver {
 
     fn resume(&mut self) -> Result<Option<SourceInput>> {
         // It may have been given up for a target that then refused the VM.
-        self.leaving.machine.lock_disk(DISK_PATIENCE)?;
-        if self.leaving.offer.is_running() {
-            self.leaving.machine.resume()?;
+        if let Some(machine) = &self.leaving.machine {
+            machine.lock_disk(DISK_PATIENCE)?;
+            if self.leaving.offer.is_running() {
+                machine.resume()?;
+            }
         }
         Ok(Some(SourceInput::Resumed))
     }
@@ -671,7 +716,7 @@ impl Driver {
         } = record
         {
             self.marks.sent = Some(Instant::now());
-            self.patience = None;
+            (self.patience, self.time_out) = (None, None);
             self.granted_to = Some(destination_uuid.clone());
         }
         let began = Instant::now();

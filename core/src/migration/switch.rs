@@ -20,12 +20,16 @@ pub(super) struct SwitchRule {
     rate: Option<f64>,
     best: Option<Duration>,
     idle_rounds: u32,
+    /// The guest is held back.
+    slowed: bool,
 }
 
 /// What the rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decision {
     pub(super) switch: bool,
+    /// The trend says that the limit will not be reached as the guest runs now.
+    pub(super) hopeless: bool,
     /// The downtime, were the switch made now.
     pub(super) expected: Duration,
 }
@@ -37,7 +41,15 @@ impl SwitchRule {
             rate: None,
             best: None,
             idle_rounds: 0,
+            slowed: false,
         }
+    }
+
+    /// The guest is held back, or more than before: what the rounds so far gained says nothing of the next
+    /// ones. From now on the first downtime within the limit is taken.
+    pub(super) fn slowed(&mut self) {
+        self.slowed = true;
+        self.idle_rounds = 0;
     }
 
     /// A round of so many bytes took so long.
@@ -56,6 +68,7 @@ impl SwitchRule {
             // Nothing sent yet.
             return Decision {
                 switch: false,
+                hopeless: false,
                 expected: Duration::MAX,
             };
         };
@@ -77,8 +90,10 @@ impl SwitchRule {
             self.best
                 .is_some_and(|best| expected.as_secs_f64() <= best.as_secs_f64() * slack)
         });
+        let within = expected <= self.limit;
         Decision {
-            switch: expected <= self.limit && (at_the_bottom || no_more_gain),
+            switch: within && (at_the_bottom || no_more_gain || self.slowed),
+            hopeless: !within && self.idle_rounds >= PATIENCE,
             expected,
         }
     }
@@ -132,6 +147,27 @@ mod tests {
         let (rounds, expected) = run(Duration::from_millis(500), dirty);
         assert!(rounds < 20, "{rounds} rounds");
         assert!(expected.unwrap() < Duration::from_millis(70));
+    }
+
+    #[test]
+    fn what_gains_nothing_is_hopeless_until_the_guest_is_slower() {
+        let mut rule = SwitchRule::new(Duration::from_millis(20));
+        let round = |rule: &mut SwitchRule, left: u64| {
+            let decision = rule.decide(left);
+            rule.round_sent(64 * MIB, Duration::from_millis(64));
+            (decision.switch, decision.hopeless)
+        };
+        assert_eq!(round(&mut rule, 1024 * MIB), (false, false));
+        // The first of these is the best so far, the second may have been bad luck.
+        assert_eq!(round(&mut rule, 64 * MIB), (false, false));
+        assert_eq!(round(&mut rule, 64 * MIB), (false, false));
+        assert_eq!(round(&mut rule, 64 * MIB), (false, true));
+        rule.slowed();
+        assert_eq!(round(&mut rule, 60 * MIB), (false, false));
+        assert_eq!(round(&mut rule, 60 * MIB), (false, true));
+        rule.slowed();
+        // 16 ms: within the limit, and not waited for to get better.
+        assert_eq!(round(&mut rule, 15 * MIB), (true, false));
     }
 
     #[test]

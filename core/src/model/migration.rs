@@ -58,7 +58,8 @@ pub struct MigrationOptions {
     /// The VM runs while its memory is copied; else it is paused, copied, and resumed there.
     /// Default true.
     pub live: bool,
-    /// The VM is stopped, or gets stopped, and its disks and config move. Default false.
+    /// The VM is stopped, or gets stopped, and moves so: its record, and nothing of memory. Its disk has to be
+    /// within reach of both nodes. Default false.
     pub offline: bool,
     /// Limit on the time in which the VM runs nowhere, in milliseconds; 0 for the default, 500.
     pub max_downtime: u64,
@@ -246,7 +247,7 @@ pub struct MigrationStatus {
     pub bytes_total: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
-    /// Bytes sent per second, lately.
+    /// Bytes sent per second, lately; of a migration that is over, in all its rounds.
     pub throughput: u64,
     /// The longest time in which the guest stood still, in milliseconds. That is the switch, in which
     /// the VM runs nowhere; or, where the host is short of processors, the longest wait of a vCPU for
@@ -275,13 +276,19 @@ pub struct MigrationStatus {
     pub downtime_us: u64,
     /// What the switch went into.
     pub breakdown: DowntimeBreakdown,
-    /// How long all vCPUs together stood still before the switch although the guest had something to
-    /// do, in microseconds: without a processor, or held up by the kernel or the host.
+    /// How long all vCPUs together stood still up to now, or to the switch, although the guest had
+    /// something to do, in microseconds: without a processor, or held up by the kernel or the host.
     pub stall_us: u64,
     /// Bytes by kind.
     pub bytes: MigrationBytes,
     /// Connections for page data in use.
     pub channels: u32,
+    /// How far the guest's vCPUs were held back so that copying could keep up, in percent of the time; 0:
+    /// not at all. They are let go at the switch.
+    pub throttle: u32,
+    /// Microseconds until the switch if all goes on as now; in the first round, as if the guest wrote nothing.
+    /// `None` where it is not known, or the guest writes as fast as is copied.
+    pub time_left_us: Option<u64>,
 }
 
 impl MigrationStatus {
@@ -297,6 +304,8 @@ impl MigrationStatus {
         "stall_us",
         "bytes",
         "channels",
+        "throttle",
+        "time_left_us",
     ];
 }
 

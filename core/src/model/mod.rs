@@ -42,7 +42,7 @@ pub use network::{NetworkConfig, NetworkInterface, NetworkMode};
 pub use node::{ClientMetrics, Health, HealthStatus, NodeCapabilities, NodeInfo, NodeLimits};
 pub use placement::Affinity;
 pub use report::{
-    DowntimeBreakdown, MigrationBytes, MigrationMode, MigrationPlan, Misfit, RoundReport,
+    DowntimeBreakdown, Drained, MigrationBytes, MigrationMode, MigrationPlan, Misfit, RoundReport,
 };
 pub use snapshot::{Snapshot, SnapshotOptions};
 pub use timestamp::Timestamp;

@@ -77,6 +77,10 @@ pub struct NodeLimits {
     pub max_cpus: u32,
     /// Most VMs, in whatever state.
     pub max_vms: u32,
+    /// Most migrations from here that are under way at once. One more is refused.
+    pub max_migrations_out: u32,
+    /// Most migrations to here that are under way at once. One more is refused.
+    pub max_migrations_in: u32,
 }
 
 /// What a node is.

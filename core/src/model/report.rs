@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::migration::MigrationStatus;
 use super::names::words;
 
 words! {
@@ -18,6 +19,8 @@ words! {
         StopAndCopy = "stop_and_copy",
         /// Memory is handed over on one host, and not copied.
         SameHost = "same_host",
+        /// The VM is stopped: it has no memory to move.
+        Offline = "offline",
     }
 }
 
@@ -88,7 +91,8 @@ pub struct MigrationBytes {
 pub struct MigrationPlan {
     /// Time from start to end, in microseconds.
     pub total_us: u64,
-    /// Time in which the VM would run nowhere, in microseconds.
+    /// Time in which the VM would run nowhere, in microseconds. More than the `max_downtime` that was
+    /// asked for means that the guest writes too fast: the migration would go on until its time-out.
     pub downtime_us: u64,
     /// The way it would be done.
     pub mode: MigrationMode,
@@ -97,6 +101,23 @@ pub struct MigrationPlan {
     pub dirty_rate: f64,
     /// Why the target cannot run the VM; empty if it can.
     pub misfits: Vec<Misfit>,
+}
+
+/// What became of one VM of a node that was drained.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Id of the VM.
+    pub vm_id: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the node that has it now; `None` where it stayed, or nobody can tell.
+    pub node: Option<String>,
+    /// How the last attempt went, where one began.
+    pub migration: Option<MigrationStatus>,
+    /// Why it is not elsewhere.
+    pub error: Option<String>,
 }
 
 /// One reason why a node cannot run a VM.

@@ -76,6 +76,10 @@ impl NodeBuilder {
     /// Most streams open at once where nothing else is said.
     pub const MAX_STREAMS_DEFAULT: u32 = 1024;
 
+    /// Most migrations at once, from here and to here, where nothing else is said. Each is a handful of
+    /// threads, and one to here a VM's memory within the limits on that.
+    pub const MAX_MIGRATIONS_DEFAULT: u32 = 64;
+
     /// How long a peer may be silent where nothing else is said.
     pub const PEER_TIMEOUT_DEFAULT: Duration = Patience::DEFAULT;
     /// Least and most that it may.
@@ -354,7 +358,7 @@ impl NodeBuilder {
             doubts: recovery::Doubts::default(),
             forwarders: Forwarders::default(),
             server: Server::new(limits.max_connections),
-            migrations: Migrations::new(Arc::clone(&store), &mut loaded),
+            migrations: Migrations::new(Arc::clone(&store), limits, &mut loaded),
             store,
             snapshots,
             images,
@@ -420,6 +424,8 @@ impl NodeBuilder {
             (&mut limits.max_cpus, Self::MAX_CPUS_DEFAULT),
             (&mut limits.max_streams, Self::MAX_STREAMS_DEFAULT),
             (&mut limits.max_connections, Self::MAX_CONNECTIONS_DEFAULT),
+            (&mut limits.max_migrations_out, Self::MAX_MIGRATIONS_DEFAULT),
+            (&mut limits.max_migrations_in, Self::MAX_MIGRATIONS_DEFAULT),
         ] {
             if *limit == 0 {
                 *limit = default;

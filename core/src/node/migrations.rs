@@ -2,11 +2,14 @@
 //!
 //! The migration layer moves a machine; this finds the peer, holds the VM meanwhile, and says how it
 //! goes. `departure` is the part of a VM that leaves, `arrival` that of one that comes; `book` keeps
-//! epochs, records and verdicts.
+//! epochs, records and verdicts; `plan` says how one would go,
+//! `drain` moves everything away.
 
 mod arrival;
 mod book;
 mod departure;
+mod drain;
+mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 pub(super) use self::book::Migrations;
+pub(super) use self::drain::drain_to;
+pub(super) use self::plan::plan;
 use super::Shared;
 use super::once::Asked;
 use super::registry::VmEntry;
@@ -88,9 +93,6 @@ fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
              set the option to false"
                 .into(),
         ));
-    }
-    if options.offline {
-        return refused("offline: true asks to move a VM that is stopped");
     }
     if options.with_disks {
         return refused("with_disks: true asks to copy disks");
@@ -313,6 +315,13 @@ pub(super) fn greeted(
             let vms = question.vms.iter().map(|id| known_of(shared, id)).collect();
             let node_uuid = shared.uuid.clone();
             whereabouts::answer(&mut stream, &Answer { node_uuid, vms })
+        }
+        Greeting::Probe(question) => {
+            let answered = plan::answer(shared, &question, &mut stream);
+            if let Err(error) = &answered {
+                arrival::refuse(stream, error)?;
+            }
+            answered
         }
         Greeting::Bulk(request) => match shared.migrations.incoming(&request.migration_id) {
             Some(incoming) => arrival::attach(&incoming, &request, stream),

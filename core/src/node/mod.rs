@@ -65,7 +65,7 @@ use crate::client::Client;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::Hypervisor;
 use crate::migration::Patience;
-use crate::model::{NodeCapabilities, NodeLimits, StopOptions, VM};
+use crate::model::{Drained, MigrationOptions, NodeCapabilities, NodeLimits, StopOptions, VM};
 use crate::transport::ClientTls;
 
 /// A node: runs VMs in this process, and answers clients.
@@ -254,6 +254,25 @@ impl Node {
     /// and can be stopped or moved away. There is no way back.
     pub fn drain(&self) {
         self.0.shared.registry.drain();
+    }
+
+    /// The same, and moves all VMs to these peers, one after the other, each in the state it has: one that
+    /// runs goes on running, one that is stopped moves with its record. They take turns; a VM that one does
+    /// not take is offered to the next. What became of each VM is said; one that no peer takes stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`DWCPError::Config`] without a target, for one that is not known, and for options that are not
+    /// allowed; then nothing has begun.
+    pub async fn drain_to<T: Into<String>>(
+        &self,
+        targets: impl IntoIterator<Item = T>,
+        options: MigrationOptions,
+    ) -> Result<Vec<Drained>> {
+        let targets: Vec<String> = targets.into_iter().map(Into::into).collect();
+        let shared = Arc::clone(&self.0.shared);
+        let work = async move { migrations::drain_to(&shared, &targets, &options).await };
+        self.0.shared.job(work).await
     }
 
     /// Ends the node: drains it, asks all guests to stop, ends those by force that have not stopped

@@ -102,6 +102,17 @@ pub(super) async fn recover(shared: &Shared) -> Result<Vec<String>> {
     Ok(restarts.map(|own| own.vm.id.clone()).collect())
 }
 
+/// Whether a VM was stopped when it began to move.
+fn was_stopped(vm: &VM) -> bool {
+    vm.started_at.is_none() || vm.stopped_at > vm.started_at
+}
+
+/// A VM that was stopped when its node ended, and is here.
+fn still_stopped(message: &str) -> Fate {
+    let event = VMEventType::MigrationFailed;
+    Fate::Changed(Change::new(VMState::Stopped, event, message))
+}
+
 /// What became of a VM when the process that held its memory ended.
 fn fate(shared: &Shared, vm: &VM, arriving: Option<&str>) -> Fate {
     let failed = |message: String| {
@@ -109,7 +120,9 @@ fn fate(shared: &Shared, vm: &VM, arriving: Option<&str>) -> Fate {
         Fate::Changed(Change::new(VMState::Failed, VMEventType::Failed, message).because())
     };
     if let Some(from) = arriving {
-        return if shared.migrations.has_taken(&vm.id) {
+        return if shared.migrations.has_taken(&vm.id) && was_stopped(vm) {
+            still_stopped(&format!("arrived from the node {from}, stopped"))
+        } else if shared.migrations.has_taken(&vm.id) {
             failed(format!(
                 "the node ended just after it had taken the VM from the node {from}: its memory is lost"
             ))
@@ -145,6 +158,16 @@ fn fate_of_leaving(shared: &Shared, vm: &VM) -> Fate {
             );
             let event = VMEventType::MigrationFailed;
             Fate::Changed(Change::new(VMState::Unknown, event, message).because())
+        }
+        Some((
+            node,
+            Some(Record::Mine { .. } | Record::Forced { .. } | Record::Aborted { .. }) | None,
+        )) if was_stopped(vm) => still_stopped(&format!(
+            "the node ended while the VM, which is stopped, was being moved to the node {node}, which \
+             had not taken it"
+        )),
+        None if was_stopped(vm) => {
+            still_stopped("the node ended while the VM, which is stopped, was being moved")
         }
         Some((
             node,

@@ -168,7 +168,15 @@ impl Shared {
                 let work = async move { migrations::resolve(&shared, &migration_id, force).await };
                 Ok(Outcome::Migration(Box::new(self.job(work).await?)))
             }
-            Action::PlanMigration { .. } => unsupported(&action, "migrations are"),
+            Action::PlanMigration {
+                vm_id,
+                target_node,
+                options,
+            } => {
+                let work =
+                    async move { migrations::plan(&shared, &vm_id, &target_node, options).await };
+                Ok(Outcome::Plan(Box::new(self.job(work).await?)))
+            }
             Action::Snapshot { .. } => {
                 let work = async move { snapshots::take(&shared, action).await };
                 Ok(Outcome::Snapshot(Box::new(self.job(work).await?)))
@@ -278,13 +286,6 @@ fn changes(action: &Action) -> bool {
 
 fn done(result: Result<()>) -> Result<Outcome> {
     result.map(|()| Outcome::Done)
-}
-
-fn unsupported(action: &Action, what: &str) -> Result<Outcome> {
-    Err(DWCPError::Unsupported(format!(
-        "{}: {what} not built yet",
-        action.name()
-    )))
 }
 
 /// Types on a console.

@@ -5,6 +5,8 @@
 
 mod faults;
 mod limit;
+mod permissions;
 mod secure;
+mod stopped;
 mod story;
 mod support;

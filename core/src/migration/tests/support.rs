@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use super::super::converge::Throttle;
 use super::super::faults::Faults;
 use super::super::link::{self, Greeting};
 use super::super::whereabouts::{self, Answer, Whereabouts};
@@ -210,6 +211,7 @@ impl Host {
                 };
                 whereabouts::answer(&mut stream, &known)
             }
+            Greeting::Probe(_) => Err(DWCPError::Unsupported("no node plans here".into())),
             Greeting::Bulk(request) => {
                 let incoming = self.incoming.lock().unwrap().clone();
                 let incoming =
@@ -249,14 +251,17 @@ impl Host {
 }
 
 impl DestinationHost for Host {
-    fn admit(&self, _epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+    fn admit(&self, _epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>> {
+        if offer.is_stopped() {
+            return Ok(None);
+        }
         let bad = misfits(&offer.guest, self.hypervisor.facts());
         if !bad.is_empty() {
             return Err(bad.iter().map(ToString::to_string).collect());
         }
         let machine = machine(&*self.hypervisor, &offer.vm).map_err(|e| vec![e.to_string()])?;
         *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
-        Ok(machine)
+        Ok(Some(machine))
     }
     fn persist(&self, verdict: &Verdict) -> Result<()> {
         self.records.lock().unwrap().push(format!("{verdict:?}"));
@@ -333,23 +338,81 @@ pub(super) fn begin_by(
     options: MigrationOptions,
     faults: Faults,
 ) -> Migration {
+    start(leaving(dial, vm, from, to, options, faults))
+}
+
+/// The same, with something that can slow the guest down.
+pub(super) fn begin_braked(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+    throttle: Arc<dyn Throttle>,
+) -> Migration {
+    start(Leaving {
+        throttle: Some(throttle),
+        ..leaving(to.dial.clone(), vm, from, to, options, faults)
+    })
+}
+
+/// A migration of a VM that is stopped, begun.
+pub(super) fn begin_stopped(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    faults: Faults,
+) -> Migration {
+    *to.faults.lock().unwrap() = faults.clone();
+    let facts = from.hypervisor.facts().clone();
+    start(Leaving {
+        session: new_uuid(),
+        epoch: 1,
+        offer: Offer::of_stopped(vm.clone(), facts),
+        machine: None,
+        options: MigrationOptions {
+            offline: true,
+            ..options()
+        },
+        dial: to.dial.clone(),
+        node_uuid: from.uuid.clone(),
+        node_name: "a".into(),
+        progress: Arc::new(Progress::new(MigrationStatus::default())),
+        host: Arc::new(AsSource(Arc::clone(from))),
+        throttle: None,
+        faults,
+    })
+}
+
+fn leaving(
+    dial: Dial,
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Leaving {
     *to.faults.lock().unwrap() = faults.clone();
     let machine = from.machine();
-    let progress = Arc::new(Progress::new(MigrationStatus::default()));
     let guest = machine.config().guest.clone();
-    let leaving = Leaving {
+    Leaving {
         session: new_uuid(),
         epoch: 1,
         offer: Offer::new(vm.clone(), guest, options.channels(), true),
-        machine,
+        machine: Some(machine),
         options,
         dial,
         node_uuid: from.uuid.clone(),
         node_name: "a".into(),
-        progress: Arc::clone(&progress),
+        progress: Arc::new(Progress::new(MigrationStatus::default())),
         host: Arc::new(AsSource(Arc::clone(from))),
+        throttle: None,
         faults,
-    };
+    }
+}
+
+fn start(leaving: Leaving) -> Migration {
+    let progress = Arc::clone(&leaving.progress);
     Migration {
         outgoing: Outgoing::start(leaving).unwrap(),
         progress,

@@ -13,7 +13,7 @@ use crate::migration::{
     Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
     Offer, Record, Verdict, accept_channel, answer_about, is_offer,
 };
-use crate::model::{VMEventType, VMState};
+use crate::model::{Misfit, VMEventType, VMState};
 use crate::transport::Blocking;
 
 /// A peer offers a VM, or asks about one whose migration nobody here drives any more.
@@ -42,7 +42,8 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
         vm_id: OnceLock::new(),
         inner: Mutex::default(),
     });
-    shared.migrations.add_incoming(&migration, || {
+    let spare = stream.try_clone()?;
+    let added = shared.migrations.add_incoming(&migration, || {
         Incoming::start(Arriving {
             first,
             stream,
@@ -52,7 +53,12 @@ pub(super) fn begin(shared: &Arc<Shared>, first: Envelope, stream: Blocking) -> 
             #[cfg(test)]
             faults: crate::migration::faults::Faults::default(),
         })
-    })
+    });
+    if let Err(error) = &added {
+        // Its source hears why in place of an answer.
+        refuse(spare, error)?;
+    }
+    added
 }
 
 /// Somebody has a VM under this epoch: what `DestinationHost::meet` promises. Blocks while the machine
@@ -90,6 +96,39 @@ fn stop(shared: &Shared, vm_id: &str, because: &str) {
     }
 }
 
+/// Everything of a VM that does not fit here, but for the room that it takes.
+pub(super) fn misfits_here(shared: &Shared, offer: &Offer) -> Vec<Misfit> {
+    // A guest that is stopped finds the processors it is started on.
+    let mut found = if offer.is_stopped() {
+        Vec::new()
+    } else {
+        misfits(&offer.guest, shared.hypervisor.facts())
+    };
+    let config = &offer.vm.config;
+    if let Err(error) = config.check_supported(&shared.capabilities) {
+        found.push(misfit("config", &error));
+    }
+    if let Err(error) = check_pinning(&config.cpu_pinning) {
+        found.push(misfit("cpu_pinning", &error));
+    }
+    if let Err(error) = shared.check_boots(&offer.vm, offer.image.as_deref()) {
+        found.push(misfit("image", &error));
+    }
+    if let Some(disk) = &offer.disk
+        && let Err(error) = shared.disks.check(&offer.vm.id, disk)
+    {
+        found.push(misfit("disk", &error));
+    }
+    found
+}
+
+/// An error as a reason why a VM does not fit: it prints as the error does, which begins with a name.
+pub(super) fn misfit(kind: &str, error: &DWCPError) -> Misfit {
+    let text = error.to_string();
+    let (name, detail) = text.split_once(": ").unwrap_or((kind, &text));
+    Misfit::new(kind, name, detail)
+}
+
 /// A bulk channel.
 pub(super) fn attach(incoming: &Incoming, request: &Attach, stream: Blocking) -> Result<()> {
     let spare = stream.try_clone()?;
@@ -119,9 +158,10 @@ struct Guest {
 /// What there is of it here.
 struct Here {
     entry: Arc<VmEntry>,
-    running: Running,
-    /// Whether its vCPUs are to run.
-    runs: bool,
+    /// Its machine; `None` for a VM that is stopped.
+    running: Option<Running>,
+    /// The state that it has once it is here.
+    state: VMState,
 }
 
 impl Guest {
@@ -131,25 +171,8 @@ impl Guest {
 
     /// Everything that keeps the VM from coming here.
     fn check(&self, epoch: u64, offer: &Offer) -> Result<(), Vec<String>> {
-        let mut reasons: Vec<String> = misfits(&offer.guest, self.shared.hypervisor.facts())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let config = &offer.vm.config;
-        if let Err(error) = config.check_supported(&self.shared.capabilities) {
-            reasons.push(error.to_string());
-        }
-        if let Err(error) = check_pinning(&config.cpu_pinning) {
-            reasons.push(error.to_string());
-        }
-        if let Err(error) = self.shared.check_boots(&offer.vm, offer.image.as_deref()) {
-            reasons.push(error.to_string());
-        }
-        if let Some(disk) = &offer.disk
-            && let Err(error) = self.shared.disks.check(&offer.vm.id, disk)
-        {
-            reasons.push(error.to_string());
-        }
+        let misfits = misfits_here(&self.shared, offer);
+        let mut reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
         if reasons.is_empty()
             && let Err(error) = self.accept_epoch(&offer.vm.id, epoch)
         {
@@ -200,7 +223,7 @@ impl Guest {
 }
 
 impl DestinationHost for Guest {
-    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Arc<Machine>, Vec<String>> {
+    fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>> {
         // Nothing else sets it: there is one offer for each migration.
         let _ = self.vm_id.set(offer.vm.id.clone());
         self.check(epoch, offer)?;
@@ -216,6 +239,14 @@ impl DestinationHost for Guest {
         let registry = &self.shared.registry;
         let vm = offer.vm.clone();
         let entry = registry.insert_arriving(vm, &offer.vm.node).map_err(one)?;
+        if offer.is_stopped() {
+            *self.lock() = Some(Here {
+                entry,
+                running: None,
+                state: VMState::Stopped,
+            });
+            return Ok(None);
+        }
         let disk = self.shared.disk_of(&offer.vm);
         let made =
             disk.and_then(|disk| self.shared.machine_of(&offer.vm, offer.guest.clone(), disk));
@@ -229,10 +260,14 @@ impl DestinationHost for Guest {
         let machine = Arc::clone(&running.machine);
         *self.lock() = Some(Here {
             entry,
-            running,
-            runs: offer.is_running(),
+            running: Some(running),
+            state: if offer.is_running() {
+                VMState::Running
+            } else {
+                VMState::Paused
+            },
         });
-        Ok(machine)
+        Ok(Some(machine))
     }
 
     fn persist(&self, verdict: &Verdict) -> Result<()> {
@@ -246,24 +281,21 @@ impl DestinationHost for Guest {
         let Some(Here {
             entry,
             running,
-            runs,
+            state,
         }) = self.lock().take()
         else {
             return;
         };
-        let state = if runs {
-            VMState::Running
-        } else {
-            VMState::Paused
-        };
-        let run = Arc::clone(&running.run);
-        run.samples.add(Sample::of(&running.machine));
-        match self
-            .shared
-            .registry
-            .arrived(&entry.id, Some(running), state)
-        {
-            Ok(_) => self.shared.keep(&entry, run),
+        let run = running.as_ref().map(|own| Arc::clone(&own.run));
+        if let Some(own) = &running {
+            own.run.samples.add(Sample::of(&own.machine));
+        }
+        match self.shared.registry.arrived(&entry.id, running, state) {
+            Ok(_) => {
+                if let Some(run) = run {
+                    self.shared.keep(&entry, run);
+                }
+            }
             // The node is over, and its VMs with it.
             Err((error, machine)) => {
                 drop(machine);

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::super::once::Once;
 use super::super::store::{Flush, Loaded, Store, Write};
 use crate::error::{DWCPError, Result};
@@ -11,15 +13,13 @@ use crate::migration::{
     EPOCH_MAX, Envelope, EpochError, Incoming, Ledger, Meeting, Outgoing, Progress, Record,
     Unresolved, Verdict,
 };
-use crate::model::{MigrationState, MigrationStatus, Timestamp};
+use crate::model::{MigrationState, MigrationStatus, NodeLimits, Timestamp};
 use crate::transport::Blocking;
 
 /// Migrations that are over and remembered. Older ones are forgotten first.
 const REMEMBERED_MAX: usize = 1024;
-/// Migrations that come in at the same time: each holds a VM's memory, within the node's limits, and
-/// a handful of threads.
-const INCOMING_MAX: usize = 64;
-/// The same with those that are over here, and whose sources do not answer: each is a thread.
+/// Migrations that come in at the same time, together with those that are over here and whose sources
+/// do not answer: each is a thread.
 const TALKING_MAX: usize = 512;
 /// Verdicts that sources have not settled: each is a few hundred bytes.
 const VERDICTS_MAX: usize = 65_536;
@@ -121,6 +121,9 @@ pub(crate) struct Migrations {
     inner: Mutex<Inner>,
     /// Those that were asked for with an idempotency key.
     pub(super) started: Once<Arc<Progress>>,
+    /// Permits of those that leave.
+    leaving: Arc<Semaphore>,
+    limits: NodeLimits,
     store: Arc<Store>,
 }
 
@@ -143,7 +146,11 @@ struct Inner {
 impl Migrations {
     /// Takes what was stored. A migration that was under way when the node ended is over now, or
     /// unresolved, as its record says.
-    pub(in crate::node) fn new(store: Arc<Store>, loaded: &mut Loaded) -> Migrations {
+    pub(in crate::node) fn new(
+        store: Arc<Store>,
+        limits: NodeLimits,
+        loaded: &mut Loaded,
+    ) -> Migrations {
         let epochs = std::mem::take(&mut loaded.epochs).into_iter();
         let mut inner = Inner {
             ledgers: epochs
@@ -178,8 +185,24 @@ impl Migrations {
         Migrations {
             inner: Mutex::new(inner),
             started,
+            leaving: Arc::new(Semaphore::new(limits.max_migrations_out as usize)),
+            limits,
             store,
         }
+    }
+
+    /// A place among the migrations that leave at the same time, given back when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `resource_limit` when there is none.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit> {
+        Arc::clone(&self.leaving).try_acquire_owned().map_err(|_| {
+            DWCPError::ResourceLimit(format!(
+                "max_migrations_out: {} migrations leave this node already, which is its limit",
+                self.limits.max_migrations_out
+            ))
+        })
     }
 
     /// Takes a new migration into the book; `answer` is stored together with it.
@@ -461,10 +484,16 @@ impl Migrations {
         let mut inner = self.lock();
         let all = inner.incoming.values();
         let coming = all.filter(|incoming| !incoming.is_finished()).count();
-        if coming >= INCOMING_MAX || inner.incoming.len() >= TALKING_MAX {
+        let limit = self.limits.max_migrations_in;
+        if coming >= limit as usize {
             return Err(DWCPError::ResourceLimit(format!(
-                "{coming} migrations come in already, of {INCOMING_MAX} that can, and {} are not settled \
-                 by their sources, of {TALKING_MAX}",
+                "max_migrations_in: {coming} migrations come to this node already, and its limit is {limit}"
+            )));
+        }
+        if inner.incoming.len() >= TALKING_MAX {
+            return Err(DWCPError::ResourceLimit(format!(
+                "{} migrations to this node are not settled by their sources, and its limit is \
+                 {TALKING_MAX} with those that come",
                 inner.incoming.len() - coming
             )));
         }
@@ -514,7 +543,7 @@ mod tests {
     use super::*;
 
     fn book(store: Store, mut loaded: Loaded) -> Migrations {
-        Migrations::new(Arc::new(store), &mut loaded)
+        Migrations::new(Arc::new(store), NodeLimits::default(), &mut loaded)
     }
 
     fn open(at: Option<&std::path::Path>) -> Migrations {

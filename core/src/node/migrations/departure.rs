@@ -8,6 +8,7 @@ use super::super::once::Asked;
 use super::super::registry::Departure;
 use super::book::Job;
 use super::{check_promises, ended};
+use crate::action::Action;
 use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::recognise;
 use crate::migration::{
@@ -15,8 +16,8 @@ use crate::migration::{
     SourceOutcome, Unresolved, advice,
 };
 use crate::model::{
-    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Timestamp, VM, VMState,
-    new_uuid,
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, StopOptions, Timestamp, VM,
+    VMState, new_uuid,
 };
 use crate::transport::Blocking;
 
@@ -29,19 +30,28 @@ pub(super) async fn begin(
     asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, &vm)?;
+    check_state(shared, "migrate", &options, &vm)?;
     check_promises(shared, &options)?;
-    if target == shared.name {
-        return Err(DWCPError::InvalidOperation(format!(
-            "target_node: VM {vm_id} is on {target} already"
-        )));
+    let dial = reach(shared, &vm, target)?;
+    let place = shared.migrations.place()?;
+    if options.offline && vm.state != VMState::Stopped {
+        let options = StopOptions::default();
+        let stop = Action::Stop {
+            vm_id: vm_id.to_owned(),
+            options: options.clone(),
+        };
+        shared.stop(stop, options).await?;
     }
-    let dial = shared.dial(target)?;
     let (image, disk) = beside_memory(shared, &vm).await?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
-    check_state(shared, &vm)?;
+    check_state(shared, "migrate", &options, &vm)?;
+    if options.offline && vm.state != VMState::Stopped {
+        return Err(DWCPError::InvalidOperation(format!(
+            "migrate: VM {vm_id} was started by somebody else while it was to be moved stopped"
+        )));
+    }
     let Departure {
         before, running, ..
     } = shared.registry.begin_migration(vm_id, target)?;
@@ -54,10 +64,11 @@ pub(super) async fn begin(
         target: target.to_owned(),
         state: before.state,
     };
-    let Some(running) = running else {
+    let machine = running.map(|own| own.machine);
+    if machine.is_none() && !options.offline {
         held.stays("it has no machine");
         return Err(DWCPError::Internal(format!("VM {vm_id} has no machine")));
-    };
+    }
     let channels = options.channels().min(processors());
     let status = MigrationStatus {
         id: id.clone(),
@@ -66,11 +77,7 @@ pub(super) async fn begin(
         target_node: target.to_owned(),
         state: MigrationState::Preparing,
         started_at: Timestamp::now(),
-        mode: if options.live {
-            MigrationMode::Precopy
-        } else {
-            MigrationMode::StopAndCopy
-        },
+        mode: mode(&options),
         ..MigrationStatus::default()
     };
     let progress = Arc::new(Progress::new(status));
@@ -82,25 +89,34 @@ pub(super) async fn begin(
         let (shared, job) = over;
         ended(&job.progress).await;
         shared.migrations.ended(&job);
+        drop(place);
     });
     let (epoch, burned) = match migrations.burn_epoch(vm_id) {
         // Before anybody is told of it.
         Ok(epoch) => (epoch, migrations.flush().done().await),
         Err(error) => (0, Err(error)),
     };
-    let guest = running.machine.config().guest.clone();
     let is_running = before.state == VMState::Running;
+    let offer = match &machine {
+        Some(machine) => {
+            let guest = machine.config().guest.clone();
+            Offer::new((*before).clone(), guest, channels, is_running)
+        }
+        None => Offer::of_stopped((*before).clone(), shared.hypervisor.facts().clone()),
+    };
     let leaving = Leaving {
         session: id,
         epoch,
-        machine: running.machine,
-        offer: Offer::new((*before).clone(), guest, channels, is_running).with(image, disk),
+        machine,
+        offer: offer.with(image, disk),
         options,
         dial,
         node_uuid: shared.uuid.clone(),
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
         host: Arc::new(held),
+        // Nothing of this version slows vCPUs down.
+        throttle: None,
         #[cfg(test)]
         faults: crate::migration::faults::Faults::default(),
     };
@@ -122,8 +138,32 @@ pub(super) async fn begin(
     }
 }
 
+/// The way in which a migration with these options is done.
+pub(super) fn mode(options: &MigrationOptions) -> MigrationMode {
+    match options {
+        options if options.offline => MigrationMode::Offline,
+        options if options.live => MigrationMode::Precopy,
+        _ => MigrationMode::StopAndCopy,
+    }
+}
+
+/// How the node that a VM is to go to is reached.
+///
+/// # Errors
+///
+/// `invalid_operation` for this node, and those of a node that is not known.
+pub(super) fn reach(shared: &Shared, vm: &VM, target: &str) -> Result<Dial> {
+    if target == shared.name {
+        return Err(DWCPError::InvalidOperation(format!(
+            "target_node: VM {} is on {target} already",
+            vm.id
+        )));
+    }
+    shared.dial(target)
+}
+
 /// What a target has to find of a VM beside what is sent: its image, and its disk.
-async fn beside_memory(
+pub(super) async fn beside_memory(
     shared: &Arc<Shared>,
     vm: &VM,
 ) -> Result<(Option<String>, Option<DiskFacts>)> {
@@ -289,10 +329,17 @@ pub(super) fn superseded(shared: &Shared, vm_id: &str, from: &str) -> Result<()>
     shared.registry.flush().wait()
 }
 
-/// Refuses a VM that cannot be moved in the state it has.
-fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
+/// Refuses a VM that cannot be moved in the state it has, to `action`.
+pub(super) fn check_state(
+    shared: &Shared,
+    action: &str,
+    options: &MigrationOptions,
+    vm: &VM,
+) -> Result<()> {
     let why = match vm.state {
         VMState::Running | VMState::Paused => return Ok(()),
+        VMState::Stopped if options.offline => return Ok(()),
+        VMState::Stopped => "is stopped; with `offline` it can be moved as it is".to_owned(),
         VMState::Migrating => match shared.migrations.of_vm(&vm.id) {
             Some(job) => format!("is being moved by migration {} already", job.id),
             None => "is arriving from another node".to_owned(),
@@ -309,13 +356,13 @@ fn check_state(shared: &Shared, vm: &VM) -> Result<()> {
         state => format!("is {state}; a VM that runs, or is paused, can be moved"),
     };
     Err(DWCPError::InvalidOperation(format!(
-        "migrate: VM {} {why}",
+        "{action}: VM {} {why}",
         vm.id
     )))
 }
 
 /// More channels than processors only take turns.
-fn processors() -> u32 {
+pub(super) fn processors() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 

@@ -276,6 +276,7 @@ async fn a_vm_that_was_arriving_is_here_if_it_was_taken() {
         let shared = Arc::clone(&node.0.shared);
         let mut vm = VM::new("a", "node-02", config("a"));
         vm.state = VMState::Running;
+        vm.started_at = Some(vm.created_at);
         let work = move || {
             shared.registry.insert_arriving(vm, "node-02")?;
             shared.migrations.accept_epoch("a", 4)?;
@@ -298,6 +299,30 @@ async fn a_vm_that_was_arriving_is_here_if_it_was_taken() {
             assert!(matches!(found, Err(DWCPError::VMNotFound(_))), "{found:?}");
         }
         assert!(node.0.shared.migrations.accept_epoch("a", 4).is_err());
+    }
+}
+
+/// Nothing of it was lost, and nobody who has it started when it fails wants it started.
+#[tokio::test]
+async fn a_vm_that_was_moving_stopped_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let vms = node.client().vm();
+    let vm = vms.create(restarting("left", "on-failure")).await.unwrap();
+    let shared = Arc::clone(&node.0.shared);
+    shared.registry.begin_migration(&vm.id, "node-02").unwrap();
+    let arriving = VM::new("a", "node-02", restarting("came", "always"));
+    let work = move || {
+        shared.registry.insert_arriving(arriving, "node-02")?;
+        shared.migrations.accept_epoch("a", 4)?;
+        let verdict = Verdict::Taken { epoch: 4 };
+        shared.migrations.judge("m", "a", &verdict)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap().unwrap();
+    let left = killed(&node, dir.path()).await;
+    let node = open(left.path()).await;
+    for id in [vm.id.as_str(), "a"] {
+        assert_eq!(state(&node, id).await.0, VMState::Stopped, "{id}");
     }
 }
 

@@ -112,23 +112,7 @@ impl Registry {
     /// node that takes no new VMs.
     pub(crate) fn insert_arriving(&self, vm: VM, from: &str) -> Result<Arc<VmEntry>> {
         let mut book = self.book();
-        self.open(&book)?;
-        if book.vms.contains_key(&vm.id) {
-            return Err(DWCPError::AlreadyExists(format!(
-                "VM {} is on this node already",
-                vm.id
-            )));
-        }
-        if book.vms.len() >= self.limits.max_vms as usize {
-            return Err(DWCPError::ResourceLimit(format!(
-                "max_vms: this node has {} VMs, which is its limit",
-                book.vms.len()
-            )));
-        }
-        self.check_one(&vm)?;
-        if takes_share(vm.state) {
-            self.check_share(&book, &vm)?;
-        }
+        self.check_arrival(&book, &vm)?;
         let message = format!("is arriving from the node {from}");
         let id = vm.id.clone();
         let vm = VM {
@@ -142,6 +126,36 @@ impl Registry {
         let event = VMEventType::Migrating;
         self.insert(&mut book, vm, from, event, message, None);
         book.record(&id).map(|record| Arc::clone(&record.entry))
+    }
+
+    /// Whether a VM could arrive now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`insert_arriving`](Self::insert_arriving).
+    pub(crate) fn check_arriving(&self, vm: &VM) -> Result<()> {
+        self.check_arrival(&self.book(), vm)
+    }
+
+    fn check_arrival(&self, book: &Book, vm: &VM) -> Result<()> {
+        self.open(book)?;
+        if book.vms.contains_key(&vm.id) {
+            return Err(DWCPError::AlreadyExists(format!(
+                "VM {} is on this node already",
+                vm.id
+            )));
+        }
+        if book.vms.len() >= self.limits.max_vms as usize {
+            return Err(DWCPError::ResourceLimit(format!(
+                "max_vms: this node has {} VMs, which is its limit",
+                book.vms.len()
+            )));
+        }
+        self.check_one(vm)?;
+        if takes_share(vm.state) {
+            self.check_share(book, vm)?;
+        }
+        Ok(())
     }
 
     /// The VM is here: it gets its machine, where it has one, and the state it has from now on. Start

@@ -78,12 +78,14 @@ pub(super) fn action(
 }
 
 /// Whether it is for the migration to read: a message of a hand-over has an epoch, a bulk channel and
-/// a question about VMs have names.
+/// the questions that nodes ask have names.
 fn is_between_nodes(fields: &Fields) -> bool {
     fields.has("epoch")
-        || fields
-            .peek("operation")
-            .is_some_and(|name| name == "attach" || name == "whereabouts")
+        || fields.peek("operation").is_some_and(|name| {
+            ["attach", "whereabouts", "probe"]
+                .iter()
+                .any(|own| name == own)
+        })
 }
 
 /// An operation of a type of frame.

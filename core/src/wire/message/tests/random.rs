@@ -321,6 +321,7 @@ fn messages_between_nodes_are_handed_on() {
         r#"{"from":"u","session":"s","epoch":7,"operation":"prepare","vm_id":"7"}"#,
         r#"{"operation":"attach","migration_id":"m","token":"t","channel":0}"#,
         r#"{"operation":"whereabouts","vms":["a"]}"#,
+        r#"{"operation":"probe","payload":"{}"}"#,
     ] {
         for profile in [Profile::Base, Profile::Extended] {
             let read = Request::decode(FrameType::Migration, payload.as_bytes(), profile);
