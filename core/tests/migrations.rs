@@ -605,6 +605,45 @@ async fn a_time_out_ends_a_migration_that_takes_too_long() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_outruns_its_copy_is_held_back() {
+    let (pairs, _turn) = pairs("auto_converge").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let fast = [
+            ("fill", "8388608"),
+            ("working-set", "4194304"),
+            ("dirty-pages-per-second", "0"),
+            ("spin", "true"),
+        ];
+        let vm = started(&vms, with(config("fast"), &fast)).await;
+        // 4 MiB are left again and again, which takes 100 ms; a quarter of that may be.
+        let options = MigrationOptions {
+            bandwidth: 40 << 20,
+            max_downtime: 25,
+            compression: false,
+            timeout: Some(Duration::from_secs(60)),
+            ..plain()
+        };
+        let tries = MigrationOptions {
+            auto_converge: false,
+            timeout: Some(Duration::from_secs(2)),
+            ..options.clone()
+        };
+        let status = moved(&vms, &vm.id, b, tries).await;
+        assert_eq!(status.state, MigrationState::Failed, "{status:?}");
+        assert_eq!(status.throttle, 0);
+        // The limit is for the rule that switches: a busy host may take longer for the switch itself.
+        let status = moved(&vms, &vm.id, b, options).await;
+        assert!(status.throttle > 0, "{status:?}");
+        let here = match status.state {
+            MigrationState::Completed => b.client().vm(),
+            _ => vms,
+        };
+        assert!(here.verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_shut_down_takes_its_migrations_along() {
     let (pairs, _turn) = pairs("a_node_that_is_shut_down").await;
     for [a, b] in &pairs {

@@ -264,6 +264,18 @@ impl Machine {
         self.devices.press_power_button()
     }
 
+    /// Keeps the vCPUs from running for so many percent of the time, of those below 100; 0: they run as ever.
+    /// It holds until it is changed, over pauses too. Returns at once.
+    pub(crate) fn hold_back(&self, percent: u8) {
+        let left = match percent {
+            0 => 0,
+            percent => 100 - u32::from(percent.min(99)),
+        };
+        for vcpu in &self.vcpus {
+            vcpu.hold_to(left);
+        }
+    }
+
     /// Waits until all vCPUs run, and says since when; `None` when they do not.
     pub(crate) fn wait_running(&self) -> Option<Instant> {
         self.control.wait_running()
@@ -611,6 +623,30 @@ mod tests {
                     used >= least,
                     "{cpus} vCPUs, {percent} %: {used:?} in {passed:?}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn vcpus_are_held_back_and_let_go_of_while_they_run() {
+        for hypervisor in back_ends() {
+            let machine = bounded(&*hypervisor, 1, &SPINS, 0);
+            machine.boot().unwrap();
+            machine.resume().unwrap();
+            // In the same time as before: on a busy host both are little.
+            let used = |time| {
+                let before = machine.usage().cpu_time;
+                std::thread::sleep(time);
+                machine.usage().cpu_time - before
+            };
+            let time = Duration::from_millis(500);
+            machine.hold_back(95);
+            let held = used(time);
+            assert!(held < time / 5, "{held:?}");
+            machine.hold_back(0);
+            let end = Instant::now() + Duration::from_secs(30);
+            while used(time) < held * 3 {
+                assert!(Instant::now() < end, "it is not let go of");
             }
         }
     }

@@ -7,11 +7,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::machine::Machine;
+
 /// What can slow the vCPUs of a machine down.
 pub(crate) trait Throttle: Send + Sync {
-    /// Keeps the vCPUs, those that write most before others, from running for so many percent of the time;
+    /// Keeps the vCPUs from running for so many percent of the time;
     /// 0: runs them as ever. Returns at once.
     fn throttle(&self, percent: u8);
+}
+
+impl Throttle for Machine {
+    fn throttle(&self, percent: u8) {
+        self.hold_back(percent);
+    }
 }
 
 /// How far it is pressed, in percent. A guest should not notice more than it has to, so it begins low; what

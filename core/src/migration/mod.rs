@@ -43,6 +43,7 @@ mod tests;
 pub(crate) mod whereabouts;
 
 pub(crate) use advice::{Unresolved, advice};
+pub(crate) use converge::Throttle;
 pub(crate) use destination::{
     Arriving, DestinationHost, Incoming, accept_channel, answer_about, is_offer,
 };

@@ -36,6 +36,7 @@ pub(super) struct VcpuHandle {
     kick: Arc<dyn Kick>,
     exits: Arc<AtomicU64>,
     stalls: Arc<StallMeter>,
+    brake: Arc<Throttle>,
     clock: CpuClock,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,6 +61,7 @@ impl VcpuHandle {
         let vcpu = Arc::new(Mutex::new(vcpu));
         let exits = Arc::new(AtomicU64::new(0));
         let stalls = Arc::new(StallMeter::default());
+        let brake = Arc::new(Throttle::default());
         let runner = Runner {
             index,
             vcpu: Arc::clone(&vcpu),
@@ -69,6 +71,7 @@ impl VcpuHandle {
             exits: Arc::clone(&exits),
             stalls: Arc::clone(&stalls),
             quota: Arc::clone(common.quota),
+            brake: Arc::clone(&brake),
             tsc_khz: common.tsc_khz,
         };
         control.add();
@@ -87,6 +90,7 @@ impl VcpuHandle {
             kick,
             exits,
             stalls,
+            brake,
             clock: CpuClock::of(&thread),
             thread: Some(thread),
         })
@@ -102,6 +106,11 @@ impl VcpuHandle {
             Some(thread) => affinity::pin(thread, cpu),
             None => Ok(()), // it has ended
         }
+    }
+
+    /// Leaves it so many percent of one processor's time from now on; 0: as much as it wants.
+    pub(super) fn hold_to(&self, percent: u32) {
+        self.brake.set(percent);
     }
 
     /// The vCPU itself. Waits until its thread has parked.
@@ -149,21 +158,31 @@ struct Runner {
     exits: Arc<AtomicU64>,
     stalls: Arc<StallMeter>,
     quota: Arc<Throttle>,
+    brake: Arc<Throttle>,
     tsc_khz: u32,
+}
+
+/// What bounds a vCPU's time: what its VM is allowed, and what a migration leaves it.
+struct Paces {
+    quota: Pace,
+    brake: Pace,
 }
 
 impl Runner {
     /// The thread: run when told to, park when told to, until the end.
     fn live(self) {
         let mut stalls = StallReader::default();
-        let mut pace = Pace::new(Arc::clone(&self.quota));
+        let mut paces = Paces {
+            quota: Pace::new(Arc::clone(&self.quota)),
+            brake: Pace::new(Arc::clone(&self.brake)),
+        };
         let attached = self.lock().attach();
         if let Err(error) = attached {
             self.control.end(End::Failed(error.to_string()));
         }
         while self.control.wait_for_run() {
             let mut vcpu = self.lock();
-            if let Err(error) = self.run(vcpu.as_mut(), &mut stalls, &mut pace) {
+            if let Err(error) = self.run(vcpu.as_mut(), &mut stalls, &mut paces) {
                 self.control.end(End::Failed(error.to_string()));
             }
             drop(vcpu);
@@ -172,7 +191,7 @@ impl Runner {
     }
 
     /// Runs guest code until the vCPU is to park, as much of it as it may.
-    fn run(&self, vcpu: &mut dyn Vcpu, stalls: &mut StallReader, pace: &mut Pace) -> Result<()> {
+    fn run(&self, vcpu: &mut dyn Vcpu, stalls: &mut StallReader, paces: &mut Paces) -> Result<()> {
         loop {
             // In this order: a kick that comes after the rearming ends the run below, one that came
             // before it is seen in what is wanted.
@@ -180,12 +199,17 @@ impl Runner {
             if !self.control.wants_run() {
                 break;
             }
-            if let Some(rest) = pace.due() {
+            // Its owner wants the first; of the second the migration is to blame, and its report says so.
+            let (asked, held) = (paces.quota.due(), paces.brake.due());
+            if let Some(rest) = asked {
                 stalls.asked(rest);
+            }
+            if let Some(rest) = asked.max(held) {
                 self.control.sleep(rest);
                 continue;
             }
-            stalls.entering(&self.stalls, vcpu, pace.limit());
+            let limits = [paces.quota.limit(), paces.brake.limit()];
+            stalls.entering(&self.stalls, vcpu, limits.into_iter().flatten().min());
             let exit = vcpu.run()?;
             self.exits.fetch_add(1, Ordering::Relaxed);
             stalls.exited(&self.stalls);

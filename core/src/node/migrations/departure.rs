@@ -13,7 +13,7 @@ use crate::error::{DWCPError, Result};
 use crate::migration::whereabouts::recognise;
 use crate::migration::{
     Dial, DiskFacts, Envelope, Leaving, Offer, Outgoing, Progress, Record, Recovered, SourceHost,
-    SourceOutcome, Unresolved, advice,
+    SourceOutcome, Throttle, Unresolved, advice,
 };
 use crate::model::{
     MigrationMode, MigrationOptions, MigrationState, MigrationStatus, StopOptions, Timestamp, VM,
@@ -104,6 +104,7 @@ pub(super) async fn begin(
         }
         None => Offer::of_stopped((*before).clone(), shared.hypervisor.facts().clone()),
     };
+    let throttle = machine.clone().map(|machine| machine as Arc<dyn Throttle>);
     let leaving = Leaving {
         session: id,
         epoch,
@@ -115,8 +116,7 @@ pub(super) async fn begin(
         node_name: shared.name.clone(),
         progress: Arc::clone(&progress),
         host: Arc::new(held),
-        // Nothing of this version slows vCPUs down.
-        throttle: None,
+        throttle,
         #[cfg(test)]
         faults: crate::migration::faults::Faults::default(),
     };
