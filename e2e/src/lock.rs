@@ -11,9 +11,9 @@ use std::time::Duration;
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_millis(2);
-/// CPU time of a vCPU's thread between two looks, in nanoseconds, from which on it ran its guest: waking up and
-/// parking takes less.
-const RAN: u64 = 500_000;
+/// Place of `guest_time` among the fields of `/proc/…/stat` behind the name (`proc_pid_stat(5)`): it only grows where
+/// a tick of the host's clock finds the thread running guest code.
+const GUEST_TIME: usize = 40;
 
 /// Looks until it is asked what it saw.
 pub(crate) struct Watcher {
@@ -76,7 +76,7 @@ impl Watcher {
 #[derive(Debug, Default)]
 struct Look {
     holder: Option<u32>,
-    /// CPU time of all vCPU threads, by their process.
+    /// Time that all vCPU threads ran guest code, by their process.
     times: BTreeMap<u32, u64>,
 }
 
@@ -86,7 +86,7 @@ impl Look {
             holder: holder(inode),
             times: processes
                 .iter()
-                .map(|&id| (id, cpu_time(id, threads)))
+                .map(|&id| (id, guest_time(id, threads)))
                 .collect(),
         }
     }
@@ -102,7 +102,7 @@ impl Seen {
             .iter()
             .filter(|(id, time)| {
                 let earlier = before.times.get(id).copied().unwrap_or(0);
-                time.saturating_sub(earlier) >= RAN
+                **time > earlier
             })
             .map(|(id, _)| *id)
             .collect();
@@ -125,9 +125,9 @@ fn holder(inode: &str) -> Option<u32> {
     line.split_whitespace().nth(4)?.parse().ok()
 }
 
-/// CPU time in nanoseconds of the threads of a process whose names begin so. One that ends meanwhile counts as
-/// nothing.
-fn cpu_time(process: u32, threads: &str) -> u64 {
+/// Time that the threads of a process whose names begin so ran guest code, in ticks. One that ends meanwhile counts
+/// as nothing.
+fn guest_time(process: u32, threads: &str) -> u64 {
     let tasks = PathBuf::from(format!("/proc/{process}/task"));
     let Ok(tasks) = fs::read_dir(tasks) else {
         return 0;
@@ -137,8 +137,10 @@ fn cpu_time(process: u32, threads: &str) -> u64 {
         if !name.starts_with(threads) {
             return None;
         }
-        let times = fs::read_to_string(task.join("schedstat")).ok()?;
-        times.split(' ').next()?.parse::<u64>().ok()
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let field = fields.split(' ').nth(GUEST_TIME)?;
+        field.trim().parse::<u64>().ok()
     };
     tasks.filter_map(|task| time(task.ok()?.path())).sum()
 }

@@ -12,7 +12,8 @@ pub struct VMMetrics {
     /// Mean CPU use over the window, in percent of one CPU: 0 to 100 × vCPUs.
     #[serde(deserialize_with = "super::keys::number")]
     pub cpu_usage: f64,
-    /// Guest memory in use, in bytes.
+    /// Guest memory in use, in bytes: what a guest with a balloon says it cannot give to its programs, else the
+    /// host memory behind it.
     pub memory_used: u64,
     /// The rest of the guest's memory, in bytes.
     pub memory_available: u64,

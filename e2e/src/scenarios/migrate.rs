@@ -16,8 +16,8 @@ use crate::serve::NodeProcess;
 
 /// There and back so many times.
 const TIMES: usize = 3;
-/// The longest time a guest may stand still, on a host whose processors are emulated.
-const DOWNTIME: Duration = Duration::from_secs(10);
+/// The longest time a guest may stand still, on a host whose processors are emulated, in milliseconds.
+const DOWNTIME: u64 = 10_000;
 
 pub(super) async fn play(options: &Options) -> Played {
     let dir = options.scratch.join("migrate");
@@ -41,7 +41,8 @@ pub(super) async fn play(options: &Options) -> Played {
     let mut downtimes = Vec::new();
     for _ in 0..TIMES {
         for (from, to) in [(&here, &there), (&there, &here)] {
-            let status = migrate(&guest, to.name, DOWNTIME).await?;
+            let started = start(&guest, to.name, MigrationOptions::default()).await?;
+            let status = ended(&guest, started).await?;
             if status.state != MigrationState::Completed {
                 return Err(format!(
                     "the move from {} to {}: {status:?}",
@@ -58,15 +59,25 @@ pub(super) async fn play(options: &Options) -> Played {
         }
     }
 
-    // It would take too long: it stays, and its disk with it.
-    let status = migrate(&guest, "there", Duration::from_millis(1)).await?;
+    // It is paused and takes too long: it stays, and its disk with it.
+    let limited = MigrationOptions {
+        live: false,
+        timeout: Some(Duration::from_secs(3)),
+        ..MigrationOptions::default()
+    };
+    let started = start(&guest, "there", limited).await?;
+    let status = ended(&guest, started).await?;
     if status.state == MigrationState::Completed {
-        return Err(format!("a limit of 1 ms was kept: {status:?}"));
+        return Err(format!("a limit of 3 s was kept: {status:?}"));
     }
     stays(&mut guest, &mut checks, &wall).await?;
 
     // The target is killed while it copies.
-    let started = start(&guest, "there", DOWNTIME, 4 << 20).await?;
+    let slow = MigrationOptions {
+        bandwidth: 1 << 20,
+        ..MigrationOptions::default()
+    };
+    let started = start(&guest, "there", slow).await?;
     let mut progress = guest
         .vms
         .migration_progress(&started.id)
@@ -111,30 +122,18 @@ async fn stays(guest: &mut Guest, checks: &mut Checks, wall: &WallClock) -> Resu
 async fn start(
     guest: &Guest,
     to: &str,
-    max_downtime: Duration,
-    bandwidth: u64,
+    options: MigrationOptions,
 ) -> Result<MigrationStatus, String> {
     let options = MigrationOptions {
-        max_downtime: u64::try_from(max_downtime.as_millis()).map_err(text)?,
-        bandwidth,
+        max_downtime: DOWNTIME,
         encrypt_transport: false,
-        ..MigrationOptions::default()
+        ..options
     };
     guest
         .vms
         .migrate(&guest.vm.id, to, options)
         .await
         .map_err(text)
-}
-
-/// A move, to its end.
-async fn migrate(
-    guest: &Guest,
-    to: &str,
-    max_downtime: Duration,
-) -> Result<MigrationStatus, String> {
-    let started = start(guest, to, max_downtime, 0).await?;
-    ended(guest, started).await
 }
 
 /// The end of a move.

@@ -21,7 +21,7 @@ const MEMORY: &str = "4096";
 /// Size of the disk that the suite writes to.
 const SCRATCH: u64 = 4 << 30;
 /// How long it may take. A scenario takes some tens of seconds.
-const LIMIT_SECONDS: &str = "1200";
+const LIMIT_SECONDS: &str = "1800";
 /// What its kernel needs: KVM, its own disk, and what guests are given.
 const MODULES: [&str; 5] = ["kvm_amd", "virtio_pci", "virtio_blk", "ext4", "tun"];
 const BUSYBOX: &str = "/bin/busybox";
