@@ -118,6 +118,20 @@ fn a_kernel_that_resets_itself_begins_anew_in_its_machine() {
 }
 
 #[test]
+fn an_edge_before_a_kernel_is_ready_is_no_exception_to_it() {
+    let Some(kvm) = kvm() else { return };
+    for pvh in [false, true] {
+        // It allows interrupts, without having said where they go, and powers off.
+        let code = [&[0xfb, 0x90, 0x90, 0x90], &code(pvh, 0x34)[..]].concat();
+        let machine = machine(&kvm, 1, elf(&code, pvh));
+        machine.boot().unwrap();
+        machine.press_power_button().unwrap();
+        machine.resume().unwrap();
+        assert_eq!(wait_ended(&machine), End::PoweredOff);
+    }
+}
+
+#[test]
 fn what_a_guest_asked_for_travels_with_it() {
     let Some(kvm) = kvm() else { return };
     for (value, end) in [(0x34, End::PoweredOff), (0x01, End::Reset)] {

@@ -48,8 +48,11 @@ const WRITE_BACK: u64 = 1 << 11 | 6;
 /// Local vector table of the local APIC: its pins LINT0 and LINT1 (Intel SDM volume 3A, 11.5.1).
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
-/// Interrupts come from the 8259s; interrupts are not to be masked.
-const DELIVERY_EXTERNAL: u32 = 7 << 8;
+/// Interrupts come from the 8259s, which a hardware-reduced platform does not have: nobody would initialise the
+/// ones that KVM brings, and an edge of any line before or between kernels would be an interrupt of vector 0 to
+/// 15, an exception to Linux. So it is masked, and a kernel that wants it unmasks it.
+const DELIVERY_EXTERNAL_MASKED: u32 = 1 << 16 | 7 << 8;
+/// Interrupts that are not to be masked.
 const DELIVERY_NMI: u32 = 4 << 8;
 
 /// Puts a vCPU at the entry of a guest.
@@ -188,7 +191,10 @@ fn as_a_bios_leaves_it(fd: &VcpuFd) -> Result<()> {
 
 fn wire_interrupt_pins(fd: &VcpuFd) -> Result<()> {
     let mut lapic = fd.get_lapic().map_err(|e| failed("KVM_GET_LAPIC", e))?;
-    for (register, delivery) in [(LVT_LINT0, DELIVERY_EXTERNAL), (LVT_LINT1, DELIVERY_NMI)] {
+    for (register, delivery) in [
+        (LVT_LINT0, DELIVERY_EXTERNAL_MASKED),
+        (LVT_LINT1, DELIVERY_NMI),
+    ] {
         for (byte, value) in lapic.regs[register..]
             .iter_mut()
             .zip(delivery.to_le_bytes())
