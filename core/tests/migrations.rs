@@ -644,6 +644,47 @@ async fn a_guest_that_outruns_its_copy_is_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_outruns_its_copy_is_switched_first() {
+    let (pairs, _turn) = pairs("post_copy").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let fast = [
+            ("fill", "16777216"),
+            ("working-set", "12582912"),
+            ("dirty-pages-per-second", "0"),
+        ];
+        let vm = started(&vms, with(config("fast"), &fast)).await;
+        let options = MigrationOptions {
+            post_copy: true,
+            bandwidth: 16 << 20,
+            compression: false,
+            ..plain()
+        };
+        let migration = vms.migrate(&vm.id, b.name(), options).await.unwrap();
+        let there = b.client().vm();
+        let mut refused = 0;
+        while let Ok(status) = vms.get_migration_status(&migration.id).await
+            && !status.state.is_terminal()
+        {
+            let arrived = there.get(&vm.id).await;
+            if arrived.is_ok_and(|vm| vm.state == VMState::Running) {
+                // Neither can be while memory is in two places.
+                let asked = there.migrate(&vm.id, a.name(), plain()).await;
+                if let Err(error) = asked.map(drop) {
+                    refused += u32::from(error.to_string().contains("still on its way here"));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let status = vms.get_migration_status(&migration.id).await.unwrap();
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(status.mode, MigrationMode::Postcopy, "{status:?}");
+        assert!(refused > 0);
+        assert!(there.verify(&vm.id).await.unwrap().verified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_shut_down_takes_its_migrations_along() {
     let (pairs, _turn) = pairs("a_node_that_is_shut_down").await;
     for [a, b] in &pairs {

@@ -316,6 +316,12 @@ impl Machine {
         stage.running = false;
     }
 
+    /// Tells the vCPUs to stop, and does not wait until they have: [`pause`](Self::pause) does. None goes back into
+    /// the guest from wherever in the kernel it is.
+    pub(crate) fn ask_to_pause(&self) {
+        self.control.park(|| self.kick());
+    }
+
     /// Makes durable what the guest wrote to its disk. Blocks.
     ///
     /// # Errors

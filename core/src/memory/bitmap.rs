@@ -37,15 +37,43 @@ impl PageBitmap {
         self.words.iter().map(|w| u64::from(w.count_ones())).sum()
     }
 
-    #[cfg(test)]
     pub(crate) fn contains(&self, page: u64) -> bool {
-        page < self.pages && self.words[(page / 64) as usize] >> (page % 64) & 1 == 1
+        page < self.pages && self.words[word_index(page)] >> (page % 64) & 1 == 1
     }
 
     #[cfg(test)]
     pub(crate) fn insert(&mut self, page: u64) {
         assert!(page < self.pages);
         self.words[(page / 64) as usize] |= 1 << (page % 64);
+    }
+
+    /// Adds a run of pages, or takes it out.
+    ///
+    /// # Panics
+    ///
+    /// For pages that there are not.
+    pub(crate) fn set_run(&mut self, run: &PageRange, value: bool) {
+        assert!(run.end <= self.pages);
+        let mut page = run.start;
+        while page < run.end {
+            let end = (page / 64 + 1) * 64;
+            let bits = u64::MAX >> (64 - (end.min(run.end) - page)) << (page % 64);
+            let word = &mut self.words[word_index(page)];
+            *word = if value { *word | bits } else { *word & !bits };
+            page = end;
+        }
+    }
+
+    /// Takes all pages of another set over as many pages out.
+    pub(crate) fn remove(&mut self, other: &Self) {
+        for (own, gone) in self.words.iter_mut().zip(&other.words) {
+            *own &= !gone;
+        }
+    }
+
+    /// Whether no page is in the set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|&word| word == 0)
     }
 
     /// Adds the pages of `words`, whose first bit is page `first` (a multiple of 64).

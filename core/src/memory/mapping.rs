@@ -43,6 +43,21 @@ impl Mapping {
             Backing::Memfd => Some(sealed_memfd(len)?),
             Backing::AnonymousHuge => None,
         };
+        Self::map(len, file)
+    }
+
+    /// The same memory once more, at another address.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it is private to this mapping.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        Self::map(self.len, Some(file.try_clone()?))
+    }
+
+    /// Maps the file, or private memory.
+    fn map(len: usize, file: Option<File>) -> io::Result<Self> {
         // Reserve more than is needed, then place the memory at an aligned address inside.
         let reserve = len
             .checked_add(HUGE_PAGE)
@@ -93,7 +108,7 @@ impl Mapping {
             reserved,
             file,
         };
-        if backing == Backing::AnonymousHuge {
+        if mapping.file.is_none() {
             mapping.advise(0, len, libc::MADV_HUGEPAGE)?;
         }
         // A core dump of the host program should not hold its guests' memory.
@@ -123,6 +138,28 @@ impl Mapping {
             Some(_) => self.advise(offset, len, libc::MADV_REMOVE),
             None => self.advise(offset, len, libc::MADV_DONTNEED),
         }
+    }
+
+    /// Unmaps `pages`, and keeps what they hold: whoever needs one next has to have it mapped again. Only for
+    /// memory that has a file.
+    pub(super) fn unmap(&self, pages: &PageRange) -> io::Result<()> {
+        let (offset, len) = self.check(pages)?;
+        if self.file.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.advise(offset, len, libc::MADV_DONTNEED)
+    }
+
+    /// The address of `pages`, if they lie in the mapping, and their length in bytes.
+    pub(super) fn range(&self, pages: &PageRange) -> io::Result<(*mut u8, usize)> {
+        let (offset, len) = self.check(pages)?;
+        // SAFETY: inside the mapping, or one past its end for an empty range.
+        Ok((unsafe { self.address().add(offset) }, len))
+    }
+
+    /// Length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// Bytes of host memory that the RAM takes.

@@ -201,6 +201,16 @@ impl GuestRam {
         Ok(())
     }
 
+    /// The same memory once more, see [`Mapping::again`].
+    pub(super) fn map_again(&self) -> io::Result<Mapping> {
+        self.mapping.again()
+    }
+
+    /// See [`Mapping::unmap`].
+    pub(super) fn unmap(&self, pages: &PageRange) -> io::Result<()> {
+        self.mapping.unmap(pages)
+    }
+
     /// See [`Mapping::next_data`].
     pub(crate) fn next_data(&self, page: u64) -> Result<Option<PageRange>> {
         Ok(self.mapping.next_data(page)?)

@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use crate::error::{DWCPError, Result};
-use crate::memory::{Layout, PAGE_SIZE, PageRange};
+use crate::memory::{Layout, PAGE_SIZE, PageBitmap, PageRange};
 
 /// "DWCB", read as little-endian.
 const MAGIC: u32 = u32::from_le_bytes(*b"DWCB");
@@ -55,6 +55,10 @@ pub(super) enum Kind {
     State = 5,
     /// Pages; the payload is one LZ4 block of their contents, and shorter than they are.
     Packed = 6,
+    /// Either way: pages that are still to come, as a set of which the sequence is the first page.
+    Missing = 7,
+    /// Destination: pages that its guest waits for, as runs.
+    Want = 8,
 }
 
 impl Kind {
@@ -66,6 +70,8 @@ impl Kind {
             Self::Ack,
             Self::State,
             Self::Packed,
+            Self::Missing,
+            Self::Want,
         ]
         .into_iter()
         .find(|&k| k as u8 == number)
@@ -133,9 +139,11 @@ impl Header {
             .ok_or_else(|| violation(&format!("a message of unknown kind {kind}")))?;
         let fits = match kind {
             Kind::Pages => (1..=MAX_RUNS).contains(&runs) && payload <= MAX_PAGES_PAYLOAD,
-            Kind::Zeros => (1..=MAX_RUNS).contains(&runs) && payload == 0,
+            Kind::Zeros | Kind::Want => (1..=MAX_RUNS).contains(&runs) && payload == 0,
             Kind::RoundEnd | Kind::Ack => runs == 0 && payload == 0,
             Kind::State => runs == 0 && payload <= MAX_STATE,
+            // Its length is that of the guest's memory at most, see `decode_set`.
+            Kind::Missing => runs == 0 && payload.is_multiple_of(8) && sequence.is_multiple_of(64),
             Kind::Packed => {
                 (1..=MAX_RUNS).contains(&runs) && (1..PACKED_PAGES * PAGE_SIZE).contains(&payload)
             }
@@ -227,6 +235,60 @@ pub(super) fn decode_runs(
 }
 
 /// The error for a peer that sends what it must not.
+/// A set of pages as the header and the words of a [`Kind::Missing`] message: from the first page of it to the
+/// last.
+pub(super) fn encode_set(set: &PageBitmap) -> (Header, Vec<u8>) {
+    let first = set.runs(0..set.pages()).next();
+    let first = first.map_or(0, |run| run.start / 64 * 64);
+    let words = set.words(&(first..set.pages()));
+    let length = words
+        .iter()
+        .rposition(|&word| word != 0)
+        .map_or(0, |at| at + 1);
+    let bytes: Vec<u8> = words[..length]
+        .iter()
+        .flat_map(|w| w.to_le_bytes())
+        .collect();
+    let header = Header {
+        payload: bytes.len() as u64,
+        checksum: Some(crc32c::crc32c(&bytes)),
+        ..Header::bare(Kind::Missing, first)
+    };
+    (header, bytes)
+}
+
+/// How many bytes follow the header of a set.
+///
+/// # Errors
+///
+/// `migration` for a set of pages that are not in the guest's memory.
+pub(super) fn set_length(layout: &Layout, header: &Header) -> Result<usize> {
+    let words = layout.pages().div_ceil(64);
+    let fits = header
+        .sequence
+        .checked_div(64)
+        .and_then(|first| first.checked_add(header.payload / 8));
+    match usize::try_from(header.payload) {
+        Ok(length) if fits.is_some_and(|end| end <= words) => Ok(length),
+        _ => Err(violation(
+            "a set of pages that are not in the guest's memory",
+        )),
+    }
+}
+
+/// Reads what [`encode_set`] wrote, of the length that [`set_length`] says.
+pub(super) fn decode_set(layout: &Layout, header: &Header, bytes: &[u8]) -> Result<PageBitmap> {
+    if header.checksum != Some(crc32c::crc32c(bytes)) || bytes.len() != set_length(layout, header)?
+    {
+        return Err(violation("a set of pages that is damaged"));
+    }
+    let (words, _) = bytes.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let mut set = PageBitmap::new(layout.pages());
+    set.merge_words(header.sequence, &words);
+    Ok(set)
+}
+
 pub(super) fn violation(what: &str) -> DWCPError {
     DWCPError::Migration(format!("the peer sent {what} on a bulk channel"))
 }
@@ -251,6 +313,37 @@ mod tests {
     fn a_header_survives_the_wire() {
         for header in [pages(2, 8192), Header::bare(Kind::RoundEnd, u64::MAX)] {
             assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn a_set_of_pages_survives_the_wire() {
+        let layout = Layout::new(1 << 20).unwrap();
+        let mut set = PageBitmap::new(layout.pages());
+        for runs in [&[][..], &[(70, 71)], &[(3, 130), (255, 256)]] {
+            for &(start, end) in runs {
+                set.set_run(&(start..end), true);
+            }
+            let (header, bytes) = encode_set(&set);
+            assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+            assert_eq!(set_length(&layout, &header).unwrap(), bytes.len());
+            assert_eq!(decode_set(&layout, &header, &bytes).unwrap(), set);
+        }
+        let (header, mut bytes) = encode_set(&set);
+        bytes[3] ^= 1;
+        assert!(decode_set(&layout, &header, &bytes).is_err());
+        for (sequence, payload) in [
+            (0, 5 << 3),
+            (64, 4 << 3),
+            (u64::MAX / 64 * 64, 8),
+            (0, 1 << 60),
+        ] {
+            let wrong = Header {
+                sequence,
+                payload,
+                ..header
+            };
+            assert!(set_length(&layout, &wrong).is_err(), "{wrong:?}");
         }
     }
 

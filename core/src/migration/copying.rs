@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use super::engine::{Engine, EngineOptions, Stopper};
-use super::link::{self, Dial};
+use super::link;
 use super::progress::Progress;
 use super::protocol::source::SourceInput;
+use super::supply::Route;
 use crate::error::{DWCPError, Result};
 use crate::machine::{self, Machine, spawn, work_as};
 
@@ -17,12 +18,20 @@ pub(super) enum Work {
     Finish(Vec<u8>),
 }
 
+/// What it reports.
+pub(super) enum Report {
+    /// What a step came to, for the state machine.
+    Input(SourceInput),
+    /// What is sent after the switch was all sent, or why not.
+    Served(Result<()>),
+}
+
 /// What it starts with.
 pub(super) struct Plan {
-    pub(super) dial: Dial,
-    pub(super) session: String,
-    pub(super) token: String,
+    pub(super) route: Route,
     pub(super) channels: u32,
+    /// Pages may be sent after the switch, where the destination can take them.
+    pub(super) post_copy: bool,
     pub(super) options: EngineOptions,
     pub(super) machine: Arc<Machine>,
     pub(super) progress: Arc<Progress>,
@@ -42,8 +51,8 @@ struct StopState {
 }
 
 impl Copying {
-    /// Starts it; `report` takes what its steps come to, as the state machine's inputs.
-    pub(super) fn start(plan: Plan, report: impl Fn(SourceInput) + Send + 'static) -> Result<Self> {
+    /// Starts it; `report` takes what its steps come to.
+    pub(super) fn start(plan: Plan, report: impl Fn(Report) + Send + 'static) -> Result<Self> {
         let (jobs, todo) = mpsc::channel();
         let stopper = Arc::new(Mutex::new(StopState::default()));
         let shared = Arc::clone(&stopper);
@@ -51,17 +60,20 @@ impl Copying {
             work_as(machine::Work::Control);
             let mut engine = match open(plan, &shared) {
                 Ok(engine) => engine,
-                Err(error) => return report(SourceInput::Failed(error.to_string())),
+                Err(error) => return report(failed(&error)),
             };
-            report(SourceInput::Attached);
+            report(Report::Input(SourceInput::Attached));
             for work in todo {
                 let (result, done) = match work {
                     Work::Copy => (engine.copy(), SourceInput::Converged),
                     Work::Finish(state) => (engine.finish(state), SourceInput::StateSent),
                 };
                 match result {
-                    Ok(()) => report(done),
-                    Err(error) => return report(SourceInput::Failed(error.to_string())),
+                    Ok(()) => report(Report::Input(done)),
+                    Err(error) => return report(failed(&error)),
+                }
+                if let Some(served) = engine.serve() {
+                    return report(Report::Served(served));
                 }
             }
         })?;
@@ -92,7 +104,17 @@ impl Copying {
         }
     }
 
-    /// The same, and waits for it: afterwards nothing follows the machine's memory.
+    /// The guest runs at the destination, which may have all pages now that it does not wait for. Returns
+    /// whether any are sent after the switch.
+    pub(super) fn push(&self) -> bool {
+        let state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
+        state.engine.as_ref().is_some_and(|engine| {
+            engine.push();
+            engine.is_serving()
+        })
+    }
+
+    /// Ends it as [`interrupt`](Self::interrupt) does, and waits for it: afterwards nothing follows the machine's memory.
     pub(super) fn stop(self) {
         self.interrupt();
         drop(self.jobs);
@@ -102,23 +124,33 @@ impl Copying {
     }
 }
 
+fn failed(error: &DWCPError) -> Report {
+    Report::Input(SourceInput::Failed(error.to_string()))
+}
+
 fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
     let is_stopped = || stop.lock().unwrap_or_else(PoisonError::into_inner).stopped;
-    let mut channels = Vec::new();
+    let (mut channels, mut post_copy) = (Vec::new(), plan.post_copy);
     for channel in 0..plan.channels {
         if is_stopped() {
             return Err(DWCPError::Cancelled(
                 "the migration is being stopped".into(),
             ));
         }
-        channels.push(link::attach(
-            &plan.dial,
-            &plan.session,
-            &plan.token,
-            channel,
-        )?);
+        let Route {
+            dial,
+            session,
+            token,
+        } = &plan.route;
+        let (stream, attached) = link::attach(dial, session, token, channel)?;
+        channels.push(stream);
+        post_copy &= attached.post_copy;
     }
-    let (engine, stopper) = Engine::start(&plan.machine, channels, plan.options, plan.progress)?;
+    let options = EngineOptions {
+        post_copy: post_copy.then(|| plan.route.clone()),
+        ..plan.options
+    };
+    let (engine, stopper) = Engine::start(&plan.machine, channels, options, plan.progress)?;
     let mut state = stop.lock().unwrap_or_else(PoisonError::into_inner);
     if state.stopped {
         stopper.stop();

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::link::{self, Attach, Dial, Envelope, Link, Timing};
+use super::demand::{Demand, Writer};
+use super::link::{self, Attach, Attached, Dial, Envelope, Link, Timing};
 use super::offer::Offer;
 use super::patience::Patience;
 use super::protocol::destination::{
@@ -22,7 +23,7 @@ use super::receiver::{Arrival, Receiver};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::decode;
 use crate::machine::{Machine, Work, spawn, work_as};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, PageBitmap};
 use crate::model::random_token;
 use crate::transport::Blocking;
 use crate::wire::frame::FrameType;
@@ -45,6 +46,9 @@ pub(crate) trait DestinationHost: Send + Sync {
     fn started(&self);
     /// Drop what there is of the VM.
     fn discard(&self);
+    /// The VM was taken, and a part of its memory will not come: it is to run no more. Its vCPUs may wait for that
+    /// part; `let_go` ends their waiting, once they have been told to stop.
+    fn memory_lost(&self, reason: &str, let_go: &dyn Fn());
     /// Somebody has the VM under this epoch: where that is higher than all that this node has seen of
     /// the VM, stops it at once, before it returns `None`; or the last epoch that was seen here.
     fn meet(&self, epoch: u64) -> Option<u64>;
@@ -79,6 +83,8 @@ pub(crate) struct Incoming {
     patience: Patience,
     /// The VM is here for good, or gone; only the source is still talked to.
     finished: Arc<AtomicBool>,
+    /// The VM runs here, and some of its memory is still to come.
+    awaiting: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
     gate: Arc<Gate>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -94,6 +100,12 @@ enum Event {
     Linked(Blocking, Box<Envelope>),
     /// The machine's state came.
     State(Vec<u8>),
+    /// All pages that came after the switch are here.
+    Complete,
+    /// A bulk channel ended.
+    ChannelLost(String),
+    /// All bulk channels are open again.
+    ChannelsOpen,
     /// The VM is offered anew; told when what there is of this copy is gone, if it can go.
     Superseded(mpsc::Sender<()>),
 }
@@ -107,6 +119,8 @@ struct Open {
     token: String,
     channels: u32,
     ram: Arc<GuestRam>,
+    /// Where pages may come after the switch.
+    demand: Option<Arc<Demand>>,
     receivers: BTreeMap<u32, (Blocking, JoinHandle<()>)>,
     stopped: Arc<AtomicBool>,
 }
@@ -125,12 +139,14 @@ impl Incoming {
         };
         let driver = Driver::new(arriving, events.clone(), Arc::clone(&gate))?;
         let finished = Arc::clone(&driver.finished);
+        let awaiting = Arc::clone(&driver.awaiting);
         let thread = spawn("dwcp-arrive", move || driver.live(&inbox))?;
         Ok(Self {
             vm_id,
             epoch,
             patience,
             finished,
+            awaiting,
             events,
             gate,
             thread: Mutex::new(Some(thread)),
@@ -149,7 +165,7 @@ impl Incoming {
         &self,
         request: &Attach,
         mut stream: Blocking,
-        answer: impl FnOnce(&mut Blocking) -> Result<()>,
+        answer: impl FnOnce(&mut Blocking, Attached) -> Result<()>,
     ) -> Result<()> {
         let refused = |why: &str| {
             Err(DWCPError::PermissionDenied(format!(
@@ -163,35 +179,48 @@ impl Incoming {
         if !same(request.token.as_bytes(), open.token.as_bytes()) {
             return refused("the token is not right");
         }
-        if request.channel >= open.channels || open.receivers.contains_key(&request.channel) {
+        let again = open.demand.as_ref().is_some_and(|own| own.is_used());
+        if request.channel >= open.channels
+            || (!again && open.receivers.contains_key(&request.channel))
+        {
             return refused("there is no such channel, or it is open already");
         }
+        if let Some(old) = open.receivers.remove(&request.channel) {
+            // The source has lost it, and this side need not have noticed.
+            end_channel(old);
+        }
         link::tune(&stream)?;
-        answer(&mut stream)?;
+        let post_copy = open.demand.is_some();
+        answer(&mut stream, Attached { post_copy })?;
         stream.set_write_timeout(Some(self.patience.work()))?;
         let spare = stream.try_clone()?;
-        let mut receiver = Receiver::new(stream, Arc::clone(&open.ram));
+        let writer: Writer = Arc::new(Mutex::new(stream.try_clone()?));
+        if let Some(demand) = &open.demand {
+            demand.opened(request.channel, &writer)?;
+        }
+        let demand = open.demand.clone();
+        let receiver = Receiver::new(stream, writer, Arc::clone(&open.ram), demand.clone());
         let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
         let thread = spawn("dwcp-receive", move || {
             work_as(Work::Copy);
-            loop {
-                let event = match receiver.receive() {
-                    _ if stopped.load(Ordering::SeqCst) => return,
-                    // Channels stay open until the VM runs somewhere.
-                    Ok(Arrival::Closed) => Event::Input(DestinationInput::ReceiveFailed(
-                        "the source closed a bulk channel".into(),
-                    )),
-                    Ok(Arrival::State(state)) => Event::State(state),
-                    Err(e) => Event::Input(DestinationInput::ReceiveFailed(e.to_string())),
-                };
-                let over = matches!(event, Event::Input(_));
-                if events.send(event).is_err() || over {
-                    return;
-                }
-            }
+            receive(receiver, demand, &events, &stopped);
         })?;
         open.receivers.insert(request.channel, (spare, thread));
+        if again
+            && open
+                .receivers
+                .values()
+                .all(|(_, thread)| !thread.is_finished())
+        {
+            // When the driver is gone, nothing is awaited any more.
+            let _ = self.events.send(Event::ChannelsOpen);
+        }
         Ok(())
+    }
+
+    /// Whether the VM runs here and some of its memory is still to come.
+    pub(crate) fn is_awaiting(&self) -> bool {
+        self.awaiting.load(Ordering::SeqCst)
     }
 
     /// Whether nothing comes here any more, and only the source is still talked to.
@@ -241,8 +270,54 @@ pub(crate) fn is_offer(first: &Envelope) -> bool {
 }
 
 /// Tells a peer that its bulk channel is open.
-pub(crate) fn accept_channel(stream: &mut Blocking) -> Result<()> {
-    link::write_frame(stream, FrameType::Ok, b"{}".to_vec())
+pub(crate) fn accept_channel(stream: &mut Blocking, attached: Attached) -> Result<()> {
+    link::write_frame(stream, FrameType::Ok, serde_json::to_vec(&attached)?)
+}
+
+/// A bulk channel's thread: places pages, and tells the driver of the rest, until the channel ends.
+fn receive(
+    mut receiver: Receiver,
+    demand: Option<Arc<Demand>>,
+    events: &mpsc::Sender<Event>,
+    stopped: &AtomicBool,
+) {
+    loop {
+        let arrival = receiver.receive();
+        if stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let event = match arrival {
+            // Channels stay open until the VM runs somewhere.
+            Ok(Arrival::Closed) => Event::ChannelLost("the source closed a bulk channel".into()),
+            Ok(Arrival::State(state)) => Event::State(state),
+            Ok(Arrival::Missing(pages)) => match expect(demand.as_ref(), &pages, events) {
+                Ok(()) => continue,
+                Err(error) => Event::ChannelLost(error.to_string()),
+            },
+            Ok(Arrival::Complete) => Event::Complete,
+            Err(error) => Event::ChannelLost(error.to_string()),
+        };
+        let over = matches!(event, Event::ChannelLost(_));
+        if events.send(event).is_err() || over {
+            return;
+        }
+    }
+}
+
+/// Pages come after the switch: whoever needs one waits from now on.
+fn expect(
+    demand: Option<&Arc<Demand>>,
+    pages: &PageBitmap,
+    events: &mpsc::Sender<Event>,
+) -> Result<()> {
+    let refused = || DWCPError::Migration("pages are to come late, which was not agreed".into());
+    let events = events.clone();
+    demand.ok_or_else(refused)?.expect(pages, move |error| {
+        // The driver may be gone.
+        let _ = events.send(Event::ChannelLost(format!(
+            "who waits for pages was not heard: {error}"
+        )));
+    })
 }
 
 /// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
@@ -312,11 +387,12 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 impl Gate {
-    fn open(&self, token: String, channels: u32, ram: Arc<GuestRam>) {
+    fn open(&self, token: String, channels: u32, ram: Arc<GuestRam>, demand: Option<Arc<Demand>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open {
             token,
             channels,
             ram,
+            demand,
             receivers: BTreeMap::new(),
             stopped: Arc::default(),
         });
@@ -331,11 +407,18 @@ impl Gate {
             // It fails only when the peer was faster.
             let _ = socket.shutdown();
         }
-        for (_, thread) in open.receivers.into_values() {
-            if thread.join().is_err() {
-                tracing::error!("a channel's thread panicked");
-            }
+        for receiver in open.receivers.into_values() {
+            end_channel(receiver);
         }
+    }
+}
+
+/// Ends a channel, and waits for its thread.
+fn end_channel((socket, thread): (Blocking, JoinHandle<()>)) {
+    // It fails only when the peer was faster.
+    let _ = socket.shutdown();
+    if thread.join().is_err() {
+        tracing::error!("a channel's thread panicked");
     }
 }
 
@@ -360,6 +443,13 @@ struct Driver {
     saved: Option<Vec<u8>>,
     timing: Timing,
     patience: Patience,
+    /// Where pages may come after the switch.
+    demand: Option<Arc<Demand>>,
+    awaiting: Arc<AtomicBool>,
+    /// A bulk channel is lost over which pages were to come: by then it has to be open again.
+    channels_lost: Option<(Instant, String)>,
+    /// The source is silent, and pages are to come: by then some have to have come of so many.
+    link_lost: Option<(Instant, u64)>,
     ask: Option<Instant>,
     ask_delay: Duration,
     /// The session is settled; the thread ends then at the latest.
@@ -402,6 +492,10 @@ impl Driver {
             saved: None,
             timing: Timing::default(),
             patience: arriving.patience,
+            demand: None,
+            awaiting: Arc::default(),
+            channels_lost: None,
+            link_lost: None,
             ask: None,
             ask_delay: ASK_FIRST,
             settled: None,
@@ -423,7 +517,10 @@ impl Driver {
         work_as(Work::Control);
         self.settle();
         while !self.over {
-            let next = [self.ask, self.settled].into_iter().flatten().min();
+            let lost = self.channels_lost.as_ref().map(|(at, _)| *at);
+            let silent = self.link_lost.map(|(at, _)| at);
+            let next = [self.ask, self.settled, lost, silent];
+            let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
                 at.saturating_duration_since(Instant::now())
             });
@@ -435,6 +532,7 @@ impl Driver {
             }
         }
         self.gate.close();
+        self.end_demand();
         self.machine = None;
         self.arriving.over();
     }
@@ -443,6 +541,9 @@ impl Driver {
         match event {
             Event::Input(input) => {
                 let shutdown = input == DestinationInput::Shutdown;
+                if shutdown && self.awaiting.load(Ordering::SeqCst) {
+                    self.lose_memory("this node was shut down");
+                }
                 self.feed(input);
                 // The verdict is in the store, for a source that asks after the next start.
                 self.over |= shutdown && self.settled.is_some();
@@ -457,6 +558,7 @@ impl Driver {
             }
             Event::Heard(_, None) => {
                 self.link = None;
+                self.link_silent();
                 self.feed(DestinationInput::LinkLost);
                 self.end_if_idle();
             }
@@ -480,6 +582,14 @@ impl Driver {
                 // Whoever offers it anew may have given up.
                 let _ = done.send(());
             }
+            Event::Complete => self.complete(),
+            Event::ChannelLost(why) => {
+                if self.is_missing_pages() && self.channels_lost.is_none() {
+                    self.channels_lost = Some((Instant::now() + self.patience.work(), why.clone()));
+                }
+                self.feed(DestinationInput::ReceiveFailed(why));
+            }
+            Event::ChannelsOpen => self.channels_lost = None,
             Event::State(state) => {
                 self.saved = Some(state);
                 self.feed(DestinationInput::StateReceived);
@@ -490,6 +600,20 @@ impl Driver {
     fn timers(&mut self) {
         let now = Instant::now();
         self.over = self.settled.is_some_and(|at| at <= now);
+        if let Some((_, why)) = self.channels_lost.take_if(|(at, _)| *at <= now)
+            && self.awaiting.load(Ordering::SeqCst)
+        {
+            self.lose_memory(&why);
+        }
+        if let Some((_, left)) = self.link_lost.take_if(|(at, _)| *at <= now)
+            && self.awaiting.load(Ordering::SeqCst)
+        {
+            if self.missing_pages() < left {
+                self.link_silent();
+            } else {
+                self.lose_memory("nothing is heard of the source");
+            }
+        }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask = None;
             if self.link.is_none() && self.connect() {
@@ -555,6 +679,7 @@ impl Driver {
                 DestinationEffect::Pause { epoch } => met(self.arriving.meet(epoch)),
                 DestinationEffect::Discard => {
                     self.gate.close();
+                    self.end_demand();
                     self.machine = None;
                     self.arriving.discard();
                     continue;
@@ -569,32 +694,115 @@ impl Driver {
                     continue;
                 }
                 DestinationEffect::Finish(outcome) => {
-                    self.gate.close();
-                    // The node has it from now on, or nobody.
-                    self.machine = None;
-                    self.arriving.finished(&outcome);
-                    // A verdict is said until the source has it in its store too; where there is none,
-                    // there is nothing to ask for any more.
-                    let verdict = match &outcome {
-                        DestinationOutcome::Discarded { why } => {
-                            matches!(why, DiscardReason::Refused(_))
-                        }
-                        _ => true,
-                    };
-                    let linger = if verdict {
-                        self.patience.verdict()
-                    } else {
-                        self.ask = None;
-                        self.patience.silence()
-                    };
-                    self.settled = Some(Instant::now() + linger);
-                    self.finished.store(true, Ordering::SeqCst);
-                    self.end_if_idle();
+                    self.finish(&outcome);
                     continue;
                 }
             };
             self.own.push_back(report);
         }
+    }
+
+    fn finish(&mut self, outcome: &DestinationOutcome) {
+        let used = self.demand.as_ref().is_some_and(|own| own.is_used());
+        let late = *outcome == DestinationOutcome::Running && used;
+        let awaits = late && self.is_missing_pages();
+        if !late {
+            self.gate.close();
+            self.end_demand();
+        }
+        // The node has it from now on, or nobody.
+        self.machine = None;
+        self.awaiting.store(awaits, Ordering::SeqCst);
+        self.arriving.finished(outcome);
+        if awaits {
+            return;
+        }
+        // A verdict is said until the source has it in its store too; where there is none, there is nothing to
+        // ask for any more.
+        let verdict = match outcome {
+            DestinationOutcome::Discarded { why } => {
+                matches!(why, DiscardReason::Refused(_))
+            }
+            _ => true,
+        };
+        if !verdict {
+            self.ask = None;
+        }
+        self.linger(verdict);
+    }
+
+    /// Nothing comes here any more: only the source is still talked to, for a time.
+    fn linger(&mut self, verdict: bool) {
+        let linger = if verdict {
+            self.patience.verdict()
+        } else {
+            self.patience.silence()
+        };
+        self.settled = Some(Instant::now() + linger);
+        self.finished.store(true, Ordering::SeqCst);
+        self.end_if_idle();
+    }
+
+    /// Whether pages are still to come after the switch.
+    fn is_missing_pages(&self) -> bool {
+        self.missing_pages() > 0
+    }
+
+    fn missing_pages(&self) -> u64 {
+        self.demand.as_ref().map_or(0, |own| own.late().left())
+    }
+
+    /// Nothing is heard of the source; its pages may still come.
+    fn link_silent(&mut self) {
+        let left = self.missing_pages();
+        if left > 0 {
+            self.link_lost = Some((Instant::now() + self.patience.work(), left));
+        }
+    }
+
+    /// All pages are here. The channels stay until the source has settled it, which may open one once more to
+    /// hear that.
+    fn complete(&mut self) {
+        if self.is_missing_pages() {
+            // More were announced since.
+            return;
+        }
+        (self.channels_lost, self.link_lost) = (None, None);
+        if let Some(demand) = &self.demand {
+            demand.end();
+        }
+        if self.awaiting.swap(false, Ordering::SeqCst) {
+            self.linger(true);
+        }
+    }
+
+    fn end_demand(&mut self) {
+        if let Some(demand) = self.demand.take() {
+            demand.end();
+        }
+    }
+
+    /// What is missing does not come any more: the VM is lost.
+    fn lose_memory(&mut self, why: &str) {
+        let reason = format!(
+            "a part of its memory was still on the node {} when it was switched to this one (post-copy), and did not \
+             come: {why}",
+            self.source_node
+        );
+        tracing::error!(reason, session = self.session, "a VM is lost");
+        self.gate.close();
+        let demand = self.demand.take();
+        self.arriving.memory_lost(&reason, &|| {
+            if let Some(demand) = &demand {
+                demand.end();
+            }
+        });
+        if let Some(demand) = demand {
+            demand.end();
+        }
+        self.awaiting.store(false, Ordering::SeqCst);
+        (self.channels_lost, self.link_lost) = (None, None);
+        self.linger(true);
     }
 
     fn connect(&mut self) -> bool {
@@ -618,6 +826,7 @@ impl Driver {
         let Ok(link) = link else { return false };
         self.older = self.link.replace(link).map(|old| (self.link_number, old));
         self.link_number = number;
+        self.link_lost = None;
         true
     }
 
@@ -637,8 +846,14 @@ impl Driver {
         };
         let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
         if let Some(machine) = &machine {
+            let ram = Arc::clone(machine.ram());
+            self.demand = offer.post_copy.then(|| Demand::new(&ram)).and_then(|made| {
+                // It is a permission: without it all pages come first.
+                made.inspect_err(|error| tracing::info!(%error, "no post-copy here"))
+                    .ok()
+            });
             self.gate
-                .open(token.clone(), offer.channels, Arc::clone(machine.ram()));
+                .open(token.clone(), offer.channels, ram, self.demand.clone());
         }
         let channels = offer.channels;
         self.machine = machine;
@@ -711,6 +926,8 @@ impl Driver {
         let ran: Result<Instant> = (|| {
             #[cfg(test)]
             super::begin(&self.faults, super::Phase::Run)?;
+            #[cfg(test)]
+            let running = running && !self.faults.stand_still;
             if !running {
                 return Ok(began);
             }

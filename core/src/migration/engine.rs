@@ -1,7 +1,7 @@
 //! The source's copying: rounds over all channels, and the last one in the pause.
 
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,13 @@ use super::compression::Compression;
 use super::converge::{Brake, Throttle};
 use super::pacer::Pacer;
 use super::progress::Progress;
-use super::sender::{Round, Sender, Sending};
+use super::sender::{Pass, Round, Sender, Sending};
+use super::supply::{Route, Supply};
 use super::switch::SwitchRule;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Machine, Work, spawn, work_as};
-use crate::memory::{Harvest, PAGE_SIZE};
+use crate::memory::{Harvest, PAGE_SIZE, PageBitmap};
+use crate::model::MigrationMode;
 use crate::transport::Blocking;
 
 /// What the engine needs to know of the options.
@@ -29,6 +31,8 @@ pub(super) struct EngineOptions {
     pub(super) max_downtime: Duration,
     /// Copy while the guest runs.
     pub(super) live: bool,
+    /// Where pages may be sent after the switch: how channels that are lost then are opened again.
+    pub(super) post_copy: Option<Route>,
     /// What may slow the guest down, where that is permitted.
     pub(super) throttle: Option<Arc<dyn Throttle>>,
     #[cfg(test)]
@@ -49,6 +53,10 @@ pub(super) struct Engine {
     live: bool,
     /// Found changed and not sent yet.
     left: Option<Harvest>,
+    route: Option<Route>,
+    /// The switch comes first for these pages: the destination knows that it misses them.
+    late: Option<PageBitmap>,
+    supply: Arc<OnceLock<Arc<Supply>>>,
 }
 
 /// One channel's thread.
@@ -62,6 +70,8 @@ struct Worker {
 enum Job {
     Round(Arc<Round>),
     State(Vec<u8>),
+    Missing(PageBitmap),
+    Serve(Arc<Supply>, u32),
 }
 
 /// Ends an engine's work, whatever it waits for.
@@ -70,17 +80,34 @@ pub(super) struct Stopper {
     shared: Arc<Sending>,
     brake: Arc<Brake>,
     sockets: Arc<Mutex<Vec<Blocking>>>,
+    supply: Arc<OnceLock<Arc<Supply>>>,
 }
 
 impl Stopper {
     pub(super) fn stop(&self) {
         self.brake.release();
         self.shared.pacer.stop();
+        if let Some(supply) = self.supply.get() {
+            supply.stop();
+        }
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         for socket in sockets.iter() {
             // It fails only when the peer was faster.
             let _ = socket.shutdown();
         }
+    }
+
+    /// The guest runs at the destination: where pages are sent after the switch, those too that it does not wait
+    /// for.
+    pub(super) fn push(&self) {
+        if let Some(supply) = self.supply.get() {
+            supply.push();
+        }
+    }
+
+    /// Whether pages are sent after the switch.
+    pub(super) fn is_serving(&self) -> bool {
+        self.supply.get().is_some()
     }
 }
 
@@ -107,10 +134,12 @@ impl Engine {
             sockets.push(channel.try_clone()?);
         }
         let brake = Arc::new(Brake::new(options.throttle));
+        let supply = Arc::default();
         let stopper = Stopper {
             brake: Arc::clone(&brake),
             shared: Arc::clone(&shared),
             sockets: Arc::new(Mutex::new(sockets)),
+            supply: Arc::clone(&supply),
         };
         let mut engine = Self {
             machine: Arc::clone(machine),
@@ -121,6 +150,9 @@ impl Engine {
             round: 0,
             live: options.live,
             left: None,
+            route: options.post_copy,
+            late: None,
+            supply,
         };
         // A limit that rounds down to nothing is still one.
         let share = options.bandwidth.div_ceil(channels.len().max(1) as u64);
@@ -154,6 +186,10 @@ impl Engine {
                 self.left = Some(harvest);
                 break;
             }
+            if decision.stuck && self.route.is_some() {
+                self.postpone(&harvest.pages)?;
+                break;
+            }
             if decision.hopeless
                 && let Some(percent) = self.brake.press()
             {
@@ -168,7 +204,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends what is left of a paused machine, then its state.
+    /// What is left goes after the switch, and so does what the guest writes until then: tells the destination,
+    /// while the guest runs, so that little is left to be told in the pause.
+    fn postpone(&mut self, pages: &PageBitmap) -> Result<()> {
+        self.shared
+            .progress
+            .update(|s| s.mode = MigrationMode::Postcopy);
+        self.do_first(Job::Missing(pages.clone()))?;
+        self.late = Some(pages.clone());
+        Ok(())
+    }
+
+    /// One job over the first channel.
+    fn do_first(&self, job: Job) -> Result<()> {
+        let first = &self.workers[0];
+        first.give(job)?;
+        first.result()
+    }
+
+    /// Sends what is left of a paused machine, or says what is left, then its state. Where something is left, the
+    /// channels go on to serve it from then on; see [`serve`](Self::serve).
     pub(super) fn finish(&mut self, state: Vec<u8>) -> Result<()> {
         // The vCPUs stand still; wherever the guest goes on, it is at its own speed.
         self.brake.release();
@@ -180,10 +235,41 @@ impl Engine {
         }
         #[cfg(test)]
         self.shared.faults.last_harvest(&mut harvest);
-        self.send(harvest, false)?;
-        let first = &self.workers[0];
-        first.give(Job::State(state))?;
-        first.result()
+        let Some(mut late) = self.late.take() else {
+            self.send(harvest, false)?;
+            return self.do_first(Job::State(state));
+        };
+        harvest.pages.remove(&late);
+        if !harvest.pages.is_empty() {
+            late.merge(&harvest.pages);
+            self.do_first(Job::Missing(harvest.pages))?;
+        }
+        self.do_first(Job::State(state))?;
+        self.begin_serving(&late)
+    }
+
+    fn begin_serving(&mut self, late: &PageBitmap) -> Result<()> {
+        let route = self.route.take();
+        let route = route.ok_or_else(|| DWCPError::Internal("no way to serve pages by".into()))?;
+        self.round += 1;
+        self.shared.progress.begin_round(self.round, late.count());
+        let channels = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
+        let ram = self.machine.ram();
+        let supply = Supply::new(ram, late, route, self.round, channels);
+        // Nobody else sets it.
+        let _ = self.supply.set(Arc::clone(&supply));
+        for (channel, worker) in (0..).zip(&self.workers) {
+            worker.give(Job::Serve(Arc::clone(&supply), channel))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that is sent after the switch was sent, and placed; `None` where there is no such thing.
+    pub(super) fn serve(&mut self) -> Option<Result<()>> {
+        self.supply.get()?;
+        let results: Vec<Result<()>> = self.workers.iter().map(Worker::result).collect();
+        self.shared.progress.end_round();
+        Some(results.into_iter().collect())
     }
 
     /// One round. Returns how many bytes of the guest's memory were sent, compressed or not, and how long
@@ -193,13 +279,12 @@ impl Engine {
         let progress = Arc::clone(&self.shared.progress);
         progress.begin_round(self.round, harvest.pages.count());
         let (began, before) = (Instant::now(), progress.content_sent());
-        let round = Arc::new(Round::new(
-            self.round,
-            harvest,
-            live,
-            self.round == 1,
-            self.workers.len(),
-        ));
+        let pass = Pass {
+            number: self.round,
+            fresh: self.round == 1,
+            urgent: false,
+        };
+        let round = Arc::new(Round::new(pass, harvest, live, self.workers.len()));
         for worker in &self.workers {
             worker.give(Job::Round(Arc::clone(&round)))?;
         }
@@ -221,6 +306,15 @@ impl Worker {
                 let result = match job {
                     Job::Round(round) => sender.send_round(&round),
                     Job::State(state) => sender.send_state(&state),
+                    Job::Missing(pages) => sender.send_missing(&pages),
+                    Job::Serve(supply, channel) => {
+                        let served = supply.serve(channel, &mut sender);
+                        if served.is_err() {
+                            // What one channel owes, the others do not know of.
+                            supply.stop();
+                        }
+                        served
+                    }
                 };
                 if done.send(result).is_err() {
                     break;
@@ -255,6 +349,9 @@ fn gone() -> DWCPError {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.brake.release();
+        if let Some(supply) = self.supply.get() {
+            supply.stop();
+        }
         for worker in &mut self.workers {
             // Whatever it waits for ends; then there are no more jobs.
             let _ = worker.socket.shutdown();

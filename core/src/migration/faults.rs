@@ -16,6 +16,8 @@ pub(crate) struct Faults {
     /// A phase that fails, the first time.
     pub(crate) fail: Option<Phase>,
     pub(crate) failed: Arc<AtomicBool>,
+    /// The guest does not run at the destination, which says that it does: its memory stays as it was.
+    pub(crate) stand_still: bool,
     /// A phase that takes longer.
     pub(crate) slow: Option<(Phase, Duration)>,
 }

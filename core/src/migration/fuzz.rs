@@ -1,7 +1,8 @@
 //! The entry of fuzzing, and of a test that does the same with fewer bytes.
 
 use super::channel::{
-    CHUNK_PAGES, DESCRIPTOR, HEADER, Header, Kind, PACKED_PAGES, decode_runs, encode_runs,
+    CHUNK_PAGES, DESCRIPTOR, HEADER, Header, Kind, PACKED_PAGES, decode_runs, decode_set,
+    encode_runs, encode_set, set_length,
 };
 use super::compression::unpack;
 use super::link::Greeting;
@@ -45,7 +46,7 @@ fn bulk(layout: &Layout, mut bytes: &[u8]) {
         };
         assert_eq!(header.encode(), *start, "a header is written as it came");
         match header.kind {
-            Kind::Pages | Kind::Zeros | Kind::Packed => {
+            Kind::Pages | Kind::Zeros | Kind::Packed | Kind::Want => {
                 let length = DESCRIPTOR * header.runs as usize;
                 let (descriptors, rest) = bytes.split_at(length.min(bytes.len()));
                 bytes = rest;
@@ -66,6 +67,21 @@ fn bulk(layout: &Layout, mut bytes: &[u8]) {
                     let mut contents = [0; PACKED_PAGES as usize * PAGE_BYTES];
                     // What it is not, it says.
                     let _ = unpack(packed, &mut contents[..pages as usize * PAGE_BYTES]);
+                }
+            }
+            Kind::Missing => {
+                let Ok(length) = set_length(layout, &header) else {
+                    return;
+                };
+                let (words, rest) = bytes.split_at(length.min(bytes.len()));
+                bytes = rest;
+                let sealed = Header {
+                    checksum: Some(crc32c::crc32c(words)),
+                    ..header
+                };
+                if let Ok(set) = decode_set(layout, &sealed, words) {
+                    let (header, words) = encode_set(&set);
+                    assert_eq!(decode_set(layout, &header, &words), Ok(set));
                 }
             }
             Kind::State => return state(bytes),

@@ -61,6 +61,14 @@ pub(crate) struct Attach {
     pub(crate) channel: u32,
 }
 
+/// The answer to an attach, where it is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Attached {
+    /// Pages may also come after the switch.
+    pub(crate) post_copy: bool,
+}
+
 /// Tells an attach from a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -227,7 +235,16 @@ pub(super) fn tune(stream: &Blocking) -> Result<()> {
 }
 
 /// Opens bulk channel number `channel`.
-pub(super) fn attach(dial: &Dial, session: &str, token: &str, channel: u32) -> Result<Blocking> {
+///
+/// # Errors
+///
+/// `migration` where the target was reached and does not want it; else as [`connect`].
+pub(super) fn attach(
+    dial: &Dial,
+    session: &str,
+    token: &str,
+    channel: u32,
+) -> Result<(Blocking, Attached)> {
     let mut stream = connect(dial)?;
     tune(&stream)?;
     let request = Attach {
@@ -247,7 +264,9 @@ pub(super) fn attach(dial: &Dial, session: &str, token: &str, channel: u32) -> R
     stream.set_read_timeout(Some(dial.patience.work()))?;
     stream.set_write_timeout(Some(dial.patience.work()))?;
     match answer {
-        Some(frame) if frame.frame_type == FrameType::Ok => Ok(stream),
+        Some(frame) if frame.frame_type == FrameType::Ok => {
+            Ok((stream, serde_json::from_slice(&frame.payload)?))
+        }
         Some(frame) => Err(DWCPError::Migration(format!(
             "the target refused a bulk channel: {}",
             String::from_utf8_lossy(&frame.payload)

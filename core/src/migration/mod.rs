@@ -6,7 +6,8 @@
 //! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`),
 //! pages: `engine` sends rounds of them by its `sender`s until `switch` says that it is time, `receiver`s
 //! place them (`compression` makes them less where that pays,
-//! `converge` slows a guest down that writes faster). `recovered` settles what a source was started again in the middle of, `whereabouts` is
+//! `converge` slows a guest down that writes faster). Where the switch comes first, `supply` sends the rest, as `demand`
+//! asks for it. `recovered` settles what a source was started again in the middle of, `whereabouts` is
 //! what nodes ask each other about VMs,
 //! `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `advice` the words for an
 //! operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
@@ -18,6 +19,7 @@ mod clock;
 mod compression;
 mod converge;
 mod copying;
+mod demand;
 mod destination;
 mod engine;
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod receiver;
 mod recovered;
 mod sender;
 mod source;
+mod supply;
 mod switch;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,9 @@ pub(crate) struct Offer {
     /// Bulk channels that the source would open.
     pub(crate) channels: u32,
     running: bool,
+    /// Some of its memory may come after the switch. Left out where it is not so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) post_copy: bool,
     /// Nothing of it runs or has memory: only its record moves. Left out where it is not so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stopped: bool,
@@ -51,6 +54,7 @@ impl Offer {
             disk: None,
             channels,
             running,
+            post_copy: false,
             stopped: false,
         }
     }
@@ -66,6 +70,12 @@ impl Offer {
     /// The same, with what is not in the VM's memory.
     pub(crate) fn with(mut self, image: Option<String>, disk: Option<DiskFacts>) -> Self {
         (self.image, self.disk) = (image, disk);
+        self
+    }
+
+    /// The same, of which some of the memory may come after the switch.
+    pub(crate) fn allow_post_copy(mut self, allowed: bool) -> Self {
+        self.post_copy = allowed;
         self
     }
 

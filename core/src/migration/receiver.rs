@@ -1,16 +1,22 @@
 //! Receiving pages over a channel, straight into guest memory; from an encrypted one, and what comes
 //! compressed, by way of a buffer.
 //!
-//! Each channel has a thread. The machine these pages are for does not run.
+//! Each channel has a thread. The machine these pages are for does not run, but for those that come late: they are
+//! placed where the guest does not see them before they are whole.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use super::channel::{DESCRIPTOR, HEADER, Header, Kind, decode_runs, violation};
+use super::channel::{
+    DESCRIPTOR, HEADER, Header, Kind, decode_runs, decode_set, set_length, violation,
+};
 use super::compression::unpack;
+use super::demand::{Demand, Writer};
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
-use crate::memory::{GuestRam, PAGE_SIZE, PageRange, receive_pages};
+use crate::memory::{
+    GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, receive_late, receive_pages,
+};
 use crate::transport::Blocking;
 
 /// Pages of guest memory that are summed, decrypted, or given host memory, at a time: few enough to stay in the
@@ -24,12 +30,19 @@ pub(super) enum Arrival {
     Closed,
     /// The machine's state.
     State(Vec<u8>),
+    /// Pages that come after the switch.
+    Missing(PageBitmap),
+    /// Of those, the last one was placed.
+    Complete,
 }
 
 /// One channel's receiving side.
 pub(super) struct Receiver {
     socket: Blocking,
+    writer: Writer,
     ram: Arc<GuestRam>,
+    /// Where pages may come after the switch.
+    demand: Option<Arc<Demand>>,
     descriptors: Vec<u8>,
     copy: Vec<u8>,
     packed: Vec<u8>,
@@ -40,10 +53,18 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(socket: Blocking, ram: Arc<GuestRam>) -> Self {
+    /// What is answered goes to `writer`.
+    pub(super) fn new(
+        socket: Blocking,
+        writer: Writer,
+        ram: Arc<GuestRam>,
+        demand: Option<Arc<Demand>>,
+    ) -> Self {
         Self {
             socket,
+            writer,
             ram,
+            demand,
             descriptors: Vec::new(),
             copy: Vec::new(),
             packed: Vec::new(),
@@ -59,14 +80,22 @@ impl Receiver {
                 return Ok(Arrival::Closed);
             };
             match header.kind {
-                Kind::Pages | Kind::Packed => {
+                Kind::Pages | Kind::Packed | Kind::Zeros => {
                     self.count(&header);
-                    self.pages(&header)?;
-                }
-                Kind::Zeros => {
-                    self.count(&header);
-                    for run in self.runs(&header)? {
-                        self.ram.punch(&run)?;
+                    let runs = self.runs(&header)?;
+                    let late = self.demand.clone().filter(|own| own.late().is_watching());
+                    match late {
+                        Some(demand) => {
+                            if self.late(&demand, &header, &runs)? {
+                                return Ok(Arrival::Complete);
+                            }
+                        }
+                        None if header.kind == Kind::Zeros => {
+                            for run in &runs {
+                                self.ram.punch(run)?;
+                            }
+                        }
+                        None => self.pages(&header, &runs)?,
                     }
                 }
                 Kind::RoundEnd => {
@@ -83,11 +112,19 @@ impl Receiver {
                         )));
                     }
                     (self.round, self.headers) = (header.sequence, 0);
-                    let ack = Header::bare(Kind::Ack, header.sequence);
-                    self.socket.write_all(&ack.encode()).map_err(lost)?;
+                    let ack = Header::bare(Kind::Ack, header.sequence).encode();
+                    let writer = self.writer.lock();
+                    let mut writer = writer.unwrap_or_else(PoisonError::into_inner);
+                    writer.write_all(&ack).map_err(lost)?;
                 }
                 Kind::State => return Ok(Arrival::State(self.state(&header)?)),
-                Kind::Ack => return Err(violation("an acknowledgement in the wrong direction")),
+                Kind::Missing => return Ok(Arrival::Missing(self.missing(&header)?)),
+                Kind::Ack | Kind::Want => {
+                    return Err(violation(&format!(
+                        "{:?} in the wrong direction",
+                        header.kind
+                    )));
+                }
             }
         }
     }
@@ -122,20 +159,24 @@ impl Receiver {
         decode_runs(self.ram.layout(), header, &self.descriptors)
     }
 
-    fn pages(&mut self, header: &Header) -> Result<()> {
-        let runs = self.runs(header)?;
+    fn pages(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
         if header.sequence == 1 {
             // One call for many pages costs less than a fault for each of them.
-            for run in &runs {
+            for run in runs {
                 for piece in pieces(run) {
                     self.ram.populate(&piece)?;
                 }
             }
         }
         if header.kind == Kind::Packed {
-            self.unpack(header, &runs)?;
+            self.unpack(header, runs)?;
+            let copy = std::mem::take(&mut self.copy);
+            for (run, contents) in cut(runs.iter().cloned(), &copy) {
+                self.write(&run, contents)?;
+            }
+            self.copy = copy;
         } else {
-            self.place(&runs)?;
+            self.place(runs)?;
         }
         let Some(expected) = header.checksum else {
             return Ok(());
@@ -163,20 +204,74 @@ impl Receiver {
         Ok(())
     }
 
-    /// Reads compressed pages, and places them. Their limits were checked when they were decoded.
+    /// Reads compressed pages into `copy`. Their limits were checked when they were decoded.
     fn unpack(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
         self.packed
             .resize(usize::try_from(header.payload).unwrap_or(0), 0);
         self.socket.read_exact(&mut self.packed).map_err(lost)?;
         self.copy.resize(runs.iter().map(length).sum(), 0);
-        unpack(&self.packed, &mut self.copy)?;
-        let mut rest = self.copy.as_slice();
+        unpack(&self.packed, &mut self.copy)
+    }
+
+    /// Places what is still missing of late pages, and leaves the rest. Returns whether it was the last of all.
+    fn late(&mut self, demand: &Demand, header: &Header, runs: &[PageRange]) -> Result<bool> {
+        let mut parts = Vec::new();
         for run in runs {
-            let (own, others) = rest.split_at(length(run));
-            rest = others;
-            self.write(run, own)?;
+            parts.extend(demand.late().claim(run)?);
+        }
+        if let Err(error) = self.late_contents(demand, header, runs, &parts) {
+            demand.late().give_up(&parts);
+            return Err(error);
+        }
+        let any = parts.iter().any(|part| part.claimed);
+        Ok(demand.late().place(&parts)? == 0 && any)
+    }
+
+    /// Brings the contents of late pages to where they are placed from.
+    fn late_contents(
+        &mut self,
+        demand: &Demand,
+        header: &Header,
+        runs: &[PageRange],
+        parts: &[Part],
+    ) -> Result<()> {
+        let late = demand.late();
+        if header.kind == Kind::Zeros {
+            let mut claimed = parts.iter().filter(|part| part.claimed);
+            return claimed.try_for_each(|part| late.clear(&part.pages));
+        }
+        if let (Some(socket), None, Kind::Pages) =
+            (self.socket.direct(), header.checksum, header.kind)
+        {
+            for part in parts.iter().filter(|part| part.claimed) {
+                late.populate(&part.pages)?;
+            }
+            return receive_late(socket, late, parts).map_err(lost);
+        }
+        if header.kind == Kind::Packed {
+            self.unpack(header, runs)?;
+        } else {
+            self.copy.resize(runs.iter().map(length).sum(), 0);
+            self.socket.read_exact(&mut self.copy).map_err(lost)?;
+        }
+        if let Some(expected) = header.checksum {
+            let crc = crc32c::crc32c(&self.descriptors);
+            check("pages", expected, crc32c::crc32c_append(crc, &self.copy))?;
+        }
+        let all = parts.iter().map(|part| part.pages.clone());
+        for (part, (pages, contents)) in parts.iter().zip(cut(all, &self.copy)) {
+            if part.claimed {
+                late.write(&pages, contents)?;
+            }
         }
         Ok(())
+    }
+
+    fn missing(&mut self, header: &Header) -> Result<PageBitmap> {
+        let layout = self.ram.layout();
+        let mut words = vec![0; set_length(layout, header)?];
+        self.socket.read_exact(&mut words).map_err(lost)?;
+        decode_set(layout, header, &words)
     }
 
     fn write(&self, run: &PageRange, contents: &[u8]) -> Result<()> {
@@ -210,6 +305,19 @@ fn pieces(run: &PageRange) -> impl Iterator<Item = PageRange> + use<> {
         .map(move |at| at..end.min(at + PIECE_PAGES))
 }
 
+/// Contents of runs, one behind the other, cut up.
+fn cut(
+    runs: impl Iterator<Item = PageRange>,
+    contents: &[u8],
+) -> impl Iterator<Item = (PageRange, &[u8])> {
+    let mut rest = contents;
+    runs.map(move |run| {
+        let (own, others) = rest.split_at(length(&run).min(rest.len()));
+        rest = others;
+        (run, own)
+    })
+}
+
 /// Bytes of a run, which is never longer than a chunk.
 fn length(run: &PageRange) -> usize {
     usize::try_from((run.end - run.start) * PAGE_SIZE).unwrap_or(0)
@@ -227,6 +335,7 @@ fn check(what: &str, expected: u32, found: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::memory::Backing;
@@ -237,12 +346,17 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
+    fn receiver(socket: TcpStream, ram: Arc<GuestRam>) -> Receiver {
+        let writer = socket.try_clone().unwrap().into();
+        Receiver::new(socket.into(), Arc::new(Mutex::new(writer)), ram, None)
+    }
+
     fn receive(bytes: &[u8]) -> Result<Arrival> {
         let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
         let (mut peer, socket) = pair();
         peer.write_all(bytes).unwrap();
         drop(peer);
-        Receiver::new(socket.into(), ram).receive()
+        receiver(socket, ram).receive()
     }
 
     fn page_message(checksum: u32) -> Vec<u8> {
@@ -295,7 +409,7 @@ mod tests {
         let (mut peer, socket) = pair();
         peer.write_all(&message).unwrap();
         drop(peer);
-        let arrival = Receiver::new(socket.into(), Arc::clone(&ram)).receive();
+        let arrival = receiver(socket, Arc::clone(&ram)).receive();
         assert!(matches!(arrival, Ok(Arrival::Closed)), "{arrival:?}");
         let mut placed = Vec::new();
         ram.copy_pages(&(0..1), &mut placed).unwrap();

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::channel::{
-    CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, PACKED_PAGES, encode_runs, violation,
+    CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, PACKED_PAGES, encode_runs, encode_set, violation,
 };
 use super::compression::{Compression, SAMPLE_PAGES, is_smaller, pack};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use crate::error::{DWCPError, Result};
-use crate::memory::{Consumer, GuestRam, Harvest, PAGE_SIZE, PageRange, send_pages};
+use crate::memory::{Consumer, GuestRam, Harvest, PAGE_SIZE, PageBitmap, PageRange, send_pages};
 use crate::transport::Blocking;
 
 /// Bytes that are copied, summed or encrypted, and sent at a time where they cannot go straight from
@@ -28,15 +28,23 @@ const PORTIONS: u64 = 4;
 const _: () = assert!(CHUNK_PAGES.is_power_of_two() && CHUNK_PAGES_MIN.is_power_of_two());
 const _: () = assert!(COPIED_PIECE == PACKED_PAGES * PAGE_SIZE);
 
+/// What the pages that are sent belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    /// Number of the round, from 1.
+    pub(super) number: u64,
+    /// Whether the peer's memory is still all zeros, so that zeros need not be told.
+    pub(super) fresh: bool,
+    /// A guest waits for these pages: they keep to no limit of the bandwidth, and are not compressed.
+    pub(super) urgent: bool,
+}
+
 /// One round: what changed, and how far the senders are with it.
 pub(super) struct Round {
-    /// Its number, from 1.
-    pub(super) number: u64,
+    pub(super) pass: Pass,
     pub(super) harvest: Harvest,
     /// Whether the guest runs meanwhile; else there is nothing to clear.
     pub(super) live: bool,
-    /// Whether the peer's memory is still all zeros, so that zeros need not be told.
-    pub(super) fresh: bool,
     /// Pages that a sender takes at a time.
     chunk: u64,
     next: AtomicU64,
@@ -44,19 +52,12 @@ pub(super) struct Round {
 
 impl Round {
     /// For so many senders.
-    pub(super) fn new(
-        number: u64,
-        harvest: Harvest,
-        live: bool,
-        fresh: bool,
-        senders: usize,
-    ) -> Self {
+    pub(super) fn new(pass: Pass, harvest: Harvest, live: bool, senders: usize) -> Self {
         Self {
             chunk: chunk_pages(harvest.pages.count(), senders as u64),
-            number,
+            pass,
             harvest,
             live,
-            fresh,
             next: AtomicU64::new(0),
         }
     }
@@ -162,19 +163,58 @@ impl Sender {
         while let Some(chunk) = round.take() {
             self.send_chunk(round, chunk)?;
         }
+        self.end_round(round.pass.number)?;
+        self.wait_placed(round.pass.number)
+    }
+
+    /// Says that all of the round was sent that goes over this channel.
+    pub(super) fn end_round(&mut self, number: u64) -> Result<()> {
         let end = Header {
             checksum: Some(std::mem::take(&mut self.headers)),
-            ..Header::bare(Kind::RoundEnd, round.number)
+            ..Header::bare(Kind::RoundEnd, number)
         };
-        self.write(&end.encode())?;
+        self.write(&end.encode())
+    }
+
+    /// Waits until the peer has placed what was sent of the round.
+    pub(super) fn wait_placed(&mut self, number: u64) -> Result<()> {
         let mut ack = [0; HEADER];
         self.socket.read_exact(&mut ack).map_err(lost)?;
         match Header::decode(&ack)? {
-            h if h == Header::bare(Kind::Ack, round.number) => Ok(()),
+            h if h == Header::bare(Kind::Ack, number) => Ok(()),
             other => Err(violation(&format!(
                 "{other:?} in place of an acknowledgement"
             ))),
         }
+    }
+
+    /// Says which pages come after the switch.
+    pub(super) fn send_missing(&mut self, pages: &PageBitmap) -> Result<()> {
+        let (header, set) = encode_set(pages);
+        self.write(&header.encode())?;
+        self.write(&set)
+    }
+
+    /// Sends these pages as they are; nothing writes them any more.
+    pub(super) fn send_runs(&mut self, pass: Pass, runs: &[PageRange]) -> Result<()> {
+        self.data.clear();
+        self.zeros.clear();
+        for run in runs {
+            self.look_at(pass, run)?;
+        }
+        self.send_zeros(pass)?;
+        self.send_data(pass)
+    }
+
+    /// Another handle to the channel.
+    pub(super) fn channel(&self) -> Result<Blocking> {
+        Ok(self.socket.try_clone()?)
+    }
+
+    /// Goes on over another channel, in place of one that was lost.
+    pub(super) fn go_on_over(&mut self, channel: Blocking) {
+        self.socket = channel;
+        self.headers = 0;
     }
 
     /// Sends the machine's state.
@@ -199,8 +239,8 @@ impl Sender {
             self.shared.consumer.clear(&round.harvest.logged, &chunk)?;
         }
         self.look(round, &chunk)?;
-        self.send_zeros(round)?;
-        self.send_data(round)
+        self.send_zeros(round.pass)?;
+        self.send_data(round.pass)
     }
 
     /// For proving that the tests notice: does to a chunk what must not be done, where a test asks for
@@ -212,8 +252,8 @@ impl Sender {
             Some(Mutation::DropChunk) if !round.live => Ok(true),
             Some(Mutation::LookBeforeClear) if round.live => {
                 self.look(round, chunk)?;
-                self.send_zeros(round)?;
-                self.send_data(round)?;
+                self.send_zeros(round.pass)?;
+                self.send_data(round.pass)?;
                 // Long enough for a busy guest to write what was just looked at.
                 std::thread::sleep(std::time::Duration::from_millis(20));
                 self.shared.consumer.clear(&round.harvest.logged, chunk)?;
@@ -228,44 +268,50 @@ impl Sender {
         self.data.clear();
         self.zeros.clear();
         for changed in round.harvest.pages.runs(chunk.clone()) {
-            let mut rest = changed;
-            while !rest.is_empty() {
-                // Only the first round looks at pages that nobody ever wrote.
-                let data = if round.fresh {
-                    let backed = self.shared.next_backed(rest.start)?;
-                    backed.start.min(rest.end)..backed.end.min(rest.end)
-                } else {
-                    rest.clone()
-                };
-                if data.start > rest.start {
-                    push(&mut self.zeros, rest.start..data.start);
-                }
-                for page in data.clone() {
-                    let zero = self.shared.ram.is_zero(page);
-                    let list = if zero {
-                        &mut self.zeros
-                    } else {
-                        &mut self.data
-                    };
-                    push(list, page..page + 1);
-                }
-                rest.start = data.end;
-            }
+            self.look_at(round.pass, &changed)?;
         }
         Ok(())
     }
 
-    fn send_zeros(&mut self, round: &Round) -> Result<()> {
+    /// The same with one run, behind what there is.
+    fn look_at(&mut self, pass: Pass, changed: &PageRange) -> Result<()> {
+        let mut rest = changed.clone();
+        while !rest.is_empty() {
+            // Only the first round looks at pages that nobody ever wrote.
+            let data = if pass.fresh {
+                let backed = self.shared.next_backed(rest.start)?;
+                backed.start.min(rest.end)..backed.end.min(rest.end)
+            } else {
+                rest.clone()
+            };
+            if data.start > rest.start {
+                push(&mut self.zeros, rest.start..data.start);
+            }
+            for page in data.clone() {
+                let zero = self.shared.ram.is_zero(page);
+                let list = if zero {
+                    &mut self.zeros
+                } else {
+                    &mut self.data
+                };
+                push(list, page..page + 1);
+            }
+            rest.start = data.end;
+        }
+        Ok(())
+    }
+
+    fn send_zeros(&mut self, pass: Pass) -> Result<()> {
         let pages: u64 = self.zeros.iter().map(|r| r.end - r.start).sum();
         self.shared.progress.sent_zeros(pages);
-        if round.fresh {
+        if pass.fresh {
             return Ok(());
         }
         let zeros = std::mem::take(&mut self.zeros);
         for runs in zeros.chunks(MAX_RUNS as usize) {
             let header = Header {
                 runs: count(runs),
-                ..Header::bare(Kind::Zeros, round.number)
+                ..Header::bare(Kind::Zeros, pass.number)
             };
             self.start_message(&header, runs)?;
             self.count_header();
@@ -277,20 +323,24 @@ impl Sender {
         Ok(())
     }
 
-    fn send_data(&mut self, round: &Round) -> Result<()> {
+    fn send_data(&mut self, pass: Pass) -> Result<()> {
         let data = std::mem::take(&mut self.data);
-        let compressed = self.is_worth_compressing(&data)?;
+        let compressed = !pass.urgent && self.is_worth_compressing(&data)?;
         let began = Instant::now();
         if compressed || self.shared.checksum || self.socket.direct().is_none() {
             for runs in pieces(&data, COPIED_PIECE / PAGE_SIZE) {
-                self.send_copied(round, &runs, compressed)?;
+                self.send_copied(pass, &runs, compressed)?;
             }
         } else {
             for runs in data.chunks(MAX_RUNS as usize) {
-                self.send_straight(round, runs)?;
+                self.send_straight(pass, runs)?;
             }
         }
-        if let Some(compression) = self.compression.as_mut().filter(|_| !compressed) {
+        if let Some(compression) = self
+            .compression
+            .as_mut()
+            .filter(|_| !compressed && !pass.urgent)
+        {
             compression.sent_raw(bytes(&data), began.elapsed());
         }
         self.data = data;
@@ -317,29 +367,29 @@ impl Sender {
     }
 
     /// Sends pages straight from guest memory.
-    fn send_straight(&mut self, round: &Round, runs: &[PageRange]) -> Result<()> {
+    fn send_straight(&mut self, pass: Pass, runs: &[PageRange]) -> Result<()> {
         let header = Header {
             runs: count(runs),
             payload: bytes(runs),
-            ..Header::bare(Kind::Pages, round.number)
+            ..Header::bare(Kind::Pages, pass.number)
         };
         self.start_message(&header, runs)?;
         self.count_header();
-        self.shared.pacer.take(bytes(runs))?;
+        self.pace(pass, bytes(runs))?;
         let socket = self.socket.direct().ok_or_else(|| {
             DWCPError::Internal("pages cannot go straight over an encrypted channel".into())
         })?;
         send_pages(socket, &self.head, &self.shared.ram, runs).map_err(lost)?;
         self.shared
             .progress
-            .sent_pages(round.number, bytes(runs), self.head.len() as u64);
+            .sent_pages(pass.number, bytes(runs), self.head.len() as u64);
         Ok(())
     }
 
     /// Sends a copy of pages, with its checksum where one was promised: a running guest could change a
     /// page between the summing and the sending, and the peer would rightly complain. Compressed where
     /// that was found to pay, and these pages are as the ones that were tried.
-    fn send_copied(&mut self, round: &Round, runs: &[PageRange], compressed: bool) -> Result<()> {
+    fn send_copied(&mut self, pass: Pass, runs: &[PageRange], compressed: bool) -> Result<()> {
         let ram = Arc::clone(&self.shared.ram);
         let mut copy = std::mem::take(&mut self.copy);
         copy.clear();
@@ -362,7 +412,7 @@ impl Sender {
         let mut header = Header {
             runs: count(runs),
             payload: length,
-            ..Header::bare(kind, round.number)
+            ..Header::bare(kind, pass.number)
         };
         self.start_message(&header, runs)?;
         if self.shared.checksum {
@@ -371,17 +421,24 @@ impl Sender {
             self.head[..HEADER].copy_from_slice(&header.encode());
         }
         self.count_header();
-        self.shared.pacer.take(length)?;
+        self.pace(pass, length)?;
         let head = std::mem::take(&mut self.head);
         self.write(&head)?;
         self.write(payload)?;
         let (progress, head_length) = (&self.shared.progress, head.len() as u64);
         match kind {
-            Kind::Packed => progress.sent_packed(round.number, bytes(runs), length + head_length),
-            _ => progress.sent_pages(round.number, length, head_length),
+            Kind::Packed => progress.sent_packed(pass.number, bytes(runs), length + head_length),
+            _ => progress.sent_pages(pass.number, length, head_length),
         }
         (self.head, self.copy, self.packed) = (head, copy, packed);
         Ok(())
+    }
+
+    fn pace(&self, pass: Pass, bytes: u64) -> Result<()> {
+        if pass.urgent {
+            return Ok(());
+        }
+        self.shared.pacer.take(bytes)
     }
 
     fn start_message(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
@@ -473,7 +530,12 @@ mod tests {
             logged: PageBitmap::new(changed.pages()),
             pages: changed,
         };
-        Round::new(2, harvest, true, false, senders)
+        let pass = Pass {
+            number: 2,
+            fresh: false,
+            urgent: false,
+        };
+        Round::new(pass, harvest, true, senders)
     }
 
     #[test]

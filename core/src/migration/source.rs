@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::advice::{Unresolved, advice};
 use super::converge::Throttle;
-use super::copying::{Copying, Plan, Work};
+use super::copying::{Copying, Plan, Report, Work};
 use super::engine::EngineOptions;
 use super::limit::DowntimeLimit;
 use super::link::{self, Dial, Envelope, Link, Timing};
@@ -22,6 +22,7 @@ use super::offer::Offer;
 use super::progress::Progress;
 use super::protocol::message::{Body, Prepare};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome, Why};
+use super::supply::Route;
 use super::whereabouts;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::encode;
@@ -80,6 +81,8 @@ pub(crate) struct Outgoing {
 /// What reaches the driver.
 enum Event {
     Input(SourceInput),
+    /// What is sent after the switch was all sent, or why not.
+    Served(Result<()>),
     /// A message, or the end, of the control connection of that number.
     Heard(u64, Option<Box<Envelope>>),
     /// The peer opened a new control connection, with this as its first message.
@@ -210,6 +213,10 @@ struct Driver {
     copying: Option<Copying>,
     /// Copying that was told to stop, and whose threads have yet to end.
     stopping: Option<Copying>,
+    /// The guest runs at the destination, and this is written when all of its memory is there.
+    serving: Option<Record>,
+    /// How sending after the switch ended, once it has.
+    served: Option<Result<()>>,
     marks: Marks,
     /// The destination did not answer by then.
     patience: Option<(Instant, String)>,
@@ -253,6 +260,8 @@ impl Driver {
             older: None,
             copying: None,
             stopping: None,
+            serving: None,
+            served: None,
             marks: Marks::default(),
             patience: None,
             // A limit beyond what a clock can count is none.
@@ -312,6 +321,13 @@ impl Driver {
                     self.await_ready();
                 }
                 self.feed(input);
+            }
+            Event::Served(result) => {
+                self.served = Some(result);
+                if let Some(record) = self.serving.take() {
+                    let input = self.persist(&record);
+                    self.feed(input);
+                }
             }
             Event::Heard(number, heard) if number != self.link_number => {
                 if self.older.as_ref().is_some_and(|(own, _)| *own == number) {
@@ -497,6 +513,14 @@ impl Driver {
                 }
                 SourceEffect::Pause => self.pause(),
                 SourceEffect::SendState => self.send_state(),
+                // The guest runs at the destination, and what it lacks is here: until it has all of it, this
+                // node does not let go.
+                SourceEffect::Persist(record)
+                    if matches!(record, Record::Released { .. }) && self.begin_serving() =>
+                {
+                    self.serving = Some(record);
+                    continue;
+                }
                 SourceEffect::Persist(record) => {
                     let report = self.persist(&record);
                     self.own.push_back(report);
@@ -590,10 +614,13 @@ impl Driver {
         let wanted = leaving.offer.channels.min(channels).max(1);
         leaving.progress.update(|s| s.channels = wanted);
         let plan = Plan {
-            dial: leaving.dial.clone(),
-            session: leaving.session.clone(),
-            token,
+            route: Route {
+                dial: leaving.dial.clone(),
+                session: leaving.session.clone(),
+                token,
+            },
             channels: wanted,
+            post_copy: leaving.options.post_copy,
             options: EngineOptions {
                 bandwidth: leaving.options.bandwidth,
                 compression: leaving.options.compression,
@@ -604,6 +631,7 @@ impl Driver {
                     .throttle
                     .clone()
                     .filter(|_| leaving.options.auto_converge),
+                post_copy: None,
                 #[cfg(test)]
                 faults: leaving.faults.clone(),
             },
@@ -611,9 +639,12 @@ impl Driver {
             progress: Arc::clone(&leaving.progress),
         };
         let events = self.events.clone();
-        self.copying = Some(Copying::start(plan, move |input| {
+        self.copying = Some(Copying::start(plan, move |report| {
             // The driver may be gone: then nobody wants to know.
-            let _ = events.send(Event::Input(input));
+            let _ = events.send(match report {
+                Report::Input(input) => Event::Input(input),
+                Report::Served(result) => Event::Served(result),
+            });
         })?);
         Ok(None)
     }
@@ -626,6 +657,12 @@ impl Driver {
             None => return Err(DWCPError::Internal("nothing is being copied".into())),
         }
         Ok(None)
+    }
+
+    /// Sends all that is left to a guest that runs at the destination; whether it has not been sent by now.
+    fn begin_serving(&self) -> bool {
+        let serves = self.copying.as_ref().is_some_and(Copying::push);
+        serves && self.served.is_none()
     }
 
     /// Ends all copying, and waits for that.
@@ -756,7 +793,12 @@ impl Driver {
         }
         let progress = &self.leaving.progress;
         match outcome {
-            SourceOutcome::Moved { .. } => progress.finish(MigrationState::Completed, None),
+            SourceOutcome::Moved { .. } => match &self.served {
+                Some(Err(error)) => {
+                    progress.finish(MigrationState::Failed, Some(unserved(error)));
+                }
+                _ => progress.finish(MigrationState::Completed, None),
+            },
             SourceOutcome::StayedHere {
                 why: Why::Cancelled,
             } => progress.finish(MigrationState::Cancelled, None),
@@ -813,6 +855,14 @@ impl Driver {
             breakdown.total_us = total;
         });
     }
+}
+
+/// What became of a VM whose memory could not all be sent after the switch.
+fn unserved(error: &DWCPError) -> String {
+    format!(
+        "the VM was switched to the target before all of its memory was there (post-copy), and the rest could not \
+         be sent: {error}. The target has the VM, as failed; restore a snapshot of it, or start it anew there"
+    )
 }
 
 fn micros(time: Duration) -> u64 {

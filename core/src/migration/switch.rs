@@ -30,6 +30,9 @@ pub(super) struct Decision {
     pub(super) switch: bool,
     /// The trend says that the limit will not be reached as the guest runs now.
     pub(super) hopeless: bool,
+    /// Rounds no longer lower the downtime, and it is more than it need be: what is left is better sent after the
+    /// switch, where that is permitted.
+    pub(super) stuck: bool,
     /// The downtime, were the switch made now.
     pub(super) expected: Duration,
 }
@@ -69,6 +72,7 @@ impl SwitchRule {
             return Decision {
                 switch: false,
                 hopeless: false,
+                stuck: false,
                 expected: Duration::MAX,
             };
         };
@@ -94,6 +98,7 @@ impl SwitchRule {
         Decision {
             switch: within && (at_the_bottom || no_more_gain || self.slowed),
             hopeless: !within && self.idle_rounds >= PATIENCE,
+            stuck: !at_the_bottom && self.idle_rounds > 0,
             expected,
         }
     }

@@ -260,6 +260,20 @@ pub(super) fn check_held(shared: &Shared, what: &str, vm: &VM) -> Result<()> {
     }
 }
 
+/// While some of a VM's memory is still on the node that it came from, it runs here, but nothing can be made of
+/// its memory as a whole.
+pub(super) fn check_whole(shared: &Shared, what: &str, vm: &VM) -> Result<()> {
+    let incoming = shared.migrations.all_incoming();
+    let brings = |one: &Arc<Incoming>| one.is_awaiting() && one.brings(&vm.id, ..u64::MAX);
+    if !incoming.iter().any(brings) {
+        return Ok(());
+    }
+    Err(DWCPError::InvalidOperation(format!(
+        "{what}: some of the memory of VM {} is still on its way here (post-copy): ask again when it has come",
+        vm.id
+    )))
+}
+
 /// Gives a VM back that a migration holds, by cancelling it, before `action` (stop, destroy or
 /// reset) is done; or refuses, once the migration cannot be cancelled.
 pub(super) async fn release(

@@ -70,6 +70,10 @@ impl Shared {
             }
             _ => {}
         }
+        if let Action::Migrate { vm_id, .. } | Action::Snapshot { vm_id, .. } = &action {
+            let (_, vm) = self.registry.find(vm_id)?;
+            migrations::check_whole(self, action.name(), &vm)?;
+        }
         let changes = changes(&action);
         let outcome = self.perform(action).await?;
         if changes {

@@ -124,7 +124,21 @@ impl Host {
         Self::with(back_end, tls, None)
     }
 
+    /// One that does not wait long for others.
+    pub(super) fn impatient(back_end: &BackEnd, silence: Duration) -> Arc<Self> {
+        Self::open(back_end, None, None, Patience::new(silence))
+    }
+
     pub(super) fn with(back_end: &BackEnd, tls: Option<ServerTls>, key: Option<&str>) -> Arc<Self> {
+        Self::open(back_end, tls, key, Patience::default())
+    }
+
+    fn open(
+        back_end: &BackEnd,
+        tls: Option<ServerTls>,
+        key: Option<&str>,
+        patience: Patience,
+    ) -> Arc<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -143,7 +157,7 @@ impl Host {
                 address: listener.local_address().clone(),
                 tls: encrypted.then(|| Arc::new(AUTHORITY.client())),
                 credential: key.map(str::to_owned),
-                patience: Patience::default(),
+                patience,
             },
             key: key.map(str::to_owned),
             refused: Mutex::default(),
@@ -192,7 +206,7 @@ impl Host {
                     stream,
                     node_uuid: self.uuid.clone(),
                     host: Arc::clone(self) as Arc<dyn DestinationHost>,
-                    patience: Patience::default(),
+                    patience: self.dial.patience,
                     faults: self.faults.lock().unwrap().clone(),
                 };
                 *self.incoming.lock().unwrap() = Some(Arc::new(Incoming::start(arriving)?));
@@ -241,6 +255,12 @@ impl Host {
         self.machine.lock().unwrap().is_some()
     }
 
+    /// Whether some of the memory of what came in last is still to come.
+    pub(super) fn is_awaiting(&self) -> bool {
+        let incoming = self.incoming.lock().unwrap().clone();
+        incoming.is_some_and(|incoming| incoming.is_awaiting())
+    }
+
     /// Waits for the end of the last migration that came in.
     pub(super) fn settle(&self) {
         let incoming = self.incoming.lock().unwrap().take();
@@ -270,6 +290,15 @@ impl DestinationHost for Host {
     fn started(&self) {}
     fn discard(&self) {
         *self.machine.lock().unwrap() = None;
+    }
+    fn memory_lost(&self, reason: &str, let_go: &dyn Fn()) {
+        let machine = self.machine.lock().unwrap().take();
+        if let Some(machine) = &machine {
+            machine.ask_to_pause();
+        }
+        let_go();
+        drop(machine);
+        *self.outcome.lock().unwrap() = Some(format!("memory lost: {reason}"));
     }
     fn meet(&self, _epoch: u64) -> Option<u64> {
         if let Some(machine) = &*self.machine.lock().unwrap() {
@@ -398,7 +427,8 @@ fn leaving(
     Leaving {
         session: new_uuid(),
         epoch: 1,
-        offer: Offer::new(vm.clone(), guest, options.channels(), true),
+        offer: Offer::new(vm.clone(), guest, options.channels(), true)
+            .allow_post_copy(options.post_copy),
         machine: Some(machine),
         options,
         dial,

@@ -316,6 +316,29 @@ impl DestinationHost for Guest {
         }
     }
 
+    fn memory_lost(&self, reason: &str, let_go: &dyn Fn()) {
+        let vm_id = self.vm_id.get().map_or("", String::as_str);
+        let Ok((entry, _)) = self.shared.registry.find(vm_id) else {
+            // It was destroyed meanwhile.
+            return let_go();
+        };
+        let machine = entry.take_machine();
+        if let Some(machine) = &machine {
+            machine.ask_to_pause();
+        }
+        let_go();
+        if let Some(machine) = &machine {
+            machine.pause();
+        }
+        let change = Change::new(VMState::Failed, VMEventType::Failed, reason.to_owned());
+        self.told(
+            self.shared
+                .registry
+                .change(vm_id, change.because())
+                .map(drop),
+        );
+    }
+
     fn finished(&self, outcome: &DestinationOutcome) {
         let DestinationOutcome::Lost { reason } = outcome else {
             return;

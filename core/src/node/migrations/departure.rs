@@ -101,6 +101,7 @@ pub(super) async fn begin(
         Some(machine) => {
             let guest = machine.config().guest.clone();
             Offer::new((*before).clone(), guest, channels, is_running)
+                .allow_post_copy(options.post_copy && options.live)
         }
         None => Offer::of_stopped((*before).clone(), shared.hypervisor.facts().clone()),
     };
