@@ -10,9 +10,12 @@ pub struct Samples {
     note: Option<String>,
     runs: u32,
     values: Vec<f64>,
+    /// Why a run has no figure, and how many have none for this reason.
+    failures: Vec<(String, u32)>,
 }
 
-/// A row of a report: what was measured, and how it is spread.
+/// A row of a report: what was measured, and how it is spread. Where all runs failed it has no figures, and its note
+/// says why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// What was measured, such as `raw/seq`.
@@ -24,13 +27,13 @@ pub struct Row {
     /// Values in all runs together.
     pub samples: usize,
     /// The least of them.
-    pub min: f64,
+    pub min: Option<f64>,
     /// Half of them are not above this one.
-    pub p50: f64,
+    pub p50: Option<f64>,
     /// Of a hundred, 99 are not above this one.
-    pub p99: f64,
+    pub p99: Option<f64>,
     /// The greatest.
-    pub max: f64,
+    pub max: Option<f64>,
     /// What has to be known about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -46,6 +49,7 @@ impl Samples {
             note: None,
             runs: 0,
             values: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -69,9 +73,22 @@ impl Samples {
         }
     }
 
-    /// The row, or `None` where nothing was measured.
+    /// Counts a run that was made and has no figure, with the reason: the row says so, and its figures are of the
+    /// other runs.
+    pub fn add_failure(&mut self, why: impl Into<String>) {
+        let why = why.into();
+        match self.failures.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, count)) => *count += 1,
+            None => self.failures.push((why, 1)),
+        }
+    }
+
+    /// The row, or `None` where nothing was measured and nothing failed.
     #[must_use]
     pub fn row(&self) -> Option<Row> {
+        if self.values.is_empty() && self.failures.is_empty() {
+            return None;
+        }
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
         Some(Row {
@@ -79,12 +96,27 @@ impl Samples {
             unit: self.unit,
             runs: self.runs,
             samples: sorted.len(),
-            min: *sorted.first()?,
-            p50: rank(&sorted, 50)?,
-            p99: rank(&sorted, 99)?,
-            max: *sorted.last()?,
-            note: self.note.clone(),
+            min: sorted.first().copied(),
+            p50: rank(&sorted, 50),
+            p99: rank(&sorted, 99),
+            max: sorted.last().copied(),
+            note: self.notes(),
         })
+    }
+
+    /// What has to be known, and what failed.
+    fn notes(&self) -> Option<String> {
+        let failed: u32 = self.failures.iter().map(|(_, count)| count).sum();
+        let all = self.runs + failed;
+        let failures = self.failures.iter().map(|(why, count)| {
+            if *count == all {
+                why.clone()
+            } else {
+                format!("{count} of {all} runs: {why}")
+            }
+        });
+        let notes: Vec<String> = self.note.iter().cloned().chain(failures).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 }
 
@@ -96,7 +128,11 @@ fn rank(sorted: &[f64], percent: usize) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Samples;
+    use super::{Row, Samples};
+
+    fn figures(row: &Row) -> [Option<f64>; 4] {
+        [row.min, row.p50, row.p99, row.max]
+    }
 
     #[test]
     fn a_row_has_the_nearest_ranks() {
@@ -105,10 +141,7 @@ mod tests {
         samples.add_run((1..=50).map(f64::from));
         let row = samples.row().unwrap();
         assert_eq!((row.runs, row.samples), (2, 100));
-        assert_eq!(
-            (row.min, row.p50, row.p99, row.max),
-            (1.0, 50.0, 99.0, 100.0)
-        );
+        assert_eq!(figures(&row), [1.0, 50.0, 99.0, 100.0].map(Some));
     }
 
     #[test]
@@ -116,7 +149,7 @@ mod tests {
         let mut samples = Samples::new("raw/64", "1/s");
         samples.add_run([7.0]);
         let row = samples.row().unwrap();
-        assert_eq!((row.min, row.p50, row.p99, row.max), (7.0, 7.0, 7.0, 7.0));
+        assert_eq!(figures(&row), [Some(7.0); 4]);
     }
 
     #[test]
@@ -124,5 +157,23 @@ mod tests {
         let mut samples = Samples::new("raw/64", "1/s");
         samples.add_run([]);
         assert_eq!(samples.row(), None);
+    }
+
+    #[test]
+    fn a_run_that_failed_is_said_and_not_counted() {
+        let mut samples = Samples::new("qemu/idle/precopy/total-ms", "ms");
+        samples.add_failure("not over after 60 s");
+        samples.add_failure("not over after 60 s");
+        let row = samples.row().unwrap();
+        assert_eq!((row.runs, figures(&row)), (0, [None; 4]));
+        assert_eq!(row.note.as_deref(), Some("not over after 60 s"));
+        samples.note("on one connection");
+        samples.add_run([2.0]);
+        let row = samples.row().unwrap();
+        assert_eq!((row.runs, figures(&row)), (1, [Some(2.0); 4]));
+        assert_eq!(
+            row.note.as_deref(),
+            Some("on one connection; 2 of 3 runs: not over after 60 s")
+        );
     }
 }

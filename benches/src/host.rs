@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub struct Host {
     pub cpu: String,
     /// Processors that we may use.
     pub cores: usize,
+    /// Its memory in MiB. `None` where the host does not say.
+    pub memory_mib: Option<u64>,
     /// Release of its kernel.
     pub kernel: String,
     /// Whether we may use KVM.
@@ -31,11 +34,13 @@ impl Host {
     pub fn look() -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").ok();
         let cpu = cpu.as_deref().and_then(model_name);
+        let memory = fs::read_to_string("/proc/meminfo").ok();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
         let load = fs::read_to_string("/proc/loadavg").ok();
         Self {
             cpu: cpu.unwrap_or("unknown").to_owned(),
             cores: thread::available_parallelism().map_or(1, Into::into),
+            memory_mib: memory.as_deref().and_then(memory_mib),
             kernel: kernel.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned()),
             kvm: kvm_is_usable(),
             load: load.and_then(|text| text.split_whitespace().next()?.parse().ok()),
@@ -90,6 +95,42 @@ fn model_name(cpuinfo: &str) -> Option<&str> {
     line.split_once(':').map(|(_, name)| name.trim())
 }
 
+fn memory_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+/// Today, in the form `2024-02-29`, in universal time. `None` on a host whose clock is before 1970.
+pub(crate) fn date() -> Option<String> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(day(time.as_secs() / 86_400))
+}
+
+/// So many days after the first of January 1970, by walking there year by year and month by month.
+fn day(mut days: u64) -> String {
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", days + 1)
+}
+
 /// The type of the file system with the longest mount point that the path is below. Among equals the last is on top.
 fn mounted_at<'m>(mounts: &'m str, path: &Path) -> Option<&'m str> {
     let mounts = mounts.lines().filter_map(|line| {
@@ -104,7 +145,7 @@ fn mounted_at<'m>(mounts: &'m str, path: &Path) -> Option<&'m str> {
 mod tests {
     use std::path::Path;
 
-    use super::{Host, model_name, mounted_at};
+    use super::{Host, day, memory_mib, model_name, mounted_at};
 
     #[test]
     fn the_model_is_found() {
@@ -124,6 +165,30 @@ mod tests {
             ("/tmpfile", "ext4"),
         ] {
             assert_eq!(mounted_at(mounts, Path::new(path)), Some(kind), "{path}");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_mib() {
+        let text = "MemTotal:       24684132 kB\nMemFree:        100 kB\n";
+        assert_eq!(memory_mib(text), Some(24_105));
+        assert_eq!(memory_mib("MemFree: 100 kB\n"), None);
+    }
+
+    #[test]
+    fn days_have_their_dates() {
+        for (days, date) in [
+            (0, "1970-01-01"),
+            (364, "1970-12-31"),
+            (365, "1971-01-01"),
+            (11_016, "2000-02-29"),
+            (19_782, "2024-02-29"),
+            (19_783, "2024-03-01"),
+            (20_453, "2025-12-31"),
+            (47_540, "2100-02-28"),
+            (47_541, "2100-03-01"),
+        ] {
+            assert_eq!(day(days), date);
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Report {
     pub bench: &'static str,
     /// The revision that was measured; ends with `+` where the work tree had changes.
     pub commit: String,
+    /// The day, in universal time, such as `2024-02-29`. `None` where the host does not know it.
+    pub date: Option<String>,
     /// What it was measured on.
     pub host: Host,
     /// What was measured.
@@ -71,6 +73,7 @@ impl Report {
         Self {
             bench,
             commit: host::commit(),
+            date: host::date(),
             host: Host::look(),
             rows: Vec::new(),
             ratios: Vec::new(),
@@ -85,16 +88,16 @@ impl Report {
         self.setting.insert(key.to_owned(), value.into());
     }
 
-    /// Adds the row of what was measured, where anything was.
+    /// Adds the row of what was measured, where anything was, or failed.
     pub fn add(&mut self, samples: &Samples) {
         self.rows.extend(samples.row());
     }
 
-    /// The p50 of a row.
+    /// The p50 of a row. `None` where there is no such row, or it has no figures.
     #[must_use]
     pub fn p50(&self, row: &str) -> Option<f64> {
         let row = self.rows.iter().find(|candidate| candidate.name == row)?;
-        Some(row.p50)
+        row.p50
     }
 
     /// Compares two rows, and keeps the result. `None` where one of them is missing.

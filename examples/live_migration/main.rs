@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use dwcp::{
     Backend, DWCPError, GuestReport, MigrationOptions, MigrationState, MigrationStatus, Node,
-    Result, VM, VMClient, VMConfig,
+    Result, SameHost, VM, VMClient, VMConfig,
 };
 use futures::StreamExt;
 
-use options::{BackendChoice, Options, Parsed};
+use options::{BackendChoice, Mode, Options, Parsed};
 use report::Report;
 use screen::Screen;
 
@@ -159,8 +159,16 @@ async fn move_vm(
     let began = Instant::now();
     let wanted = MigrationOptions {
         max_downtime: options.max_downtime,
+        post_copy: options.mode == Mode::Postcopy,
         parallel: options.parallel,
+        auto_converge: options.auto_converge,
         verify_checksum: options.verify_checksum,
+        timeout: options.timeout,
+        // Both nodes are on one host, and what is shown is how memory is copied, unless asked otherwise.
+        same_host: match options.mode {
+            Mode::SameHost => SameHost::Require,
+            Mode::Precopy | Mode::Postcopy => SameHost::Never,
+        },
         compression: false,
         // These nodes have no certificates.
         encrypt_transport: false,

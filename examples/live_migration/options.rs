@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
@@ -15,9 +16,13 @@ Options (sizes take K, M, G):
   --spin                          it keeps its CPU busy        [it sleeps in between]
   --cpus N                        vCPUs                        [1]
   --huge-pages                    back its memory with huge pages
+  --mode precopy|postcopy|same-host
+                                  memory first; the switch first; memory handed over [precopy]
   --parallel N                    connections for its pages    [as many as processors, up to 4]
+  --no-auto-converge              never slow the guest down    [where copying cannot keep up]
   --verify-checksum               sum every chunk in transit
   --max-downtime MS               limit on the downtime        [500]
+  --timeout SECONDS               limit on the time up to the switch [none]
   --runs N                        migrations, to and fro       [1]
   --backend auto|kvm|sim          auto: kvm where there is one [auto]
   --json                          one JSON object a migration
@@ -32,6 +37,17 @@ pub(crate) enum BackendChoice {
     Sim,
 }
 
+/// How the VM is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Memory in rounds, then the switch.
+    Precopy,
+    /// Permission for the switch first, and the rest of the memory after it; the report says what was used.
+    Postcopy,
+    /// Memory is handed over and not copied, or the migration refused.
+    SameHost,
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -43,9 +59,12 @@ pub(crate) struct Options {
     pub(crate) spin: bool,
     pub(crate) cpus: u32,
     pub(crate) huge_pages: bool,
+    pub(crate) mode: Mode,
     pub(crate) parallel: u32,
+    pub(crate) auto_converge: bool,
     pub(crate) verify_checksum: bool,
     pub(crate) max_downtime: u64,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) runs: usize,
     pub(crate) backend: BackendChoice,
     pub(crate) json: bool,
@@ -69,9 +88,12 @@ impl Default for Options {
             spin: false,
             cpus: 1,
             huge_pages: false,
+            mode: Mode::Precopy,
             parallel: 0,
+            auto_converge: true,
             verify_checksum: false,
             max_downtime: 500,
+            timeout: None,
             runs: 1,
             backend: BackendChoice::Auto,
             json: false,
@@ -100,7 +122,22 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Parsed, S
             "--cpus" => options.cpus = number(&name, &value()?)?,
             "--parallel" => options.parallel = number(&name, &value()?)?,
             "--max-downtime" => options.max_downtime = number(&name, &value()?)?,
+            "--timeout" => {
+                options.timeout = Some(Duration::from_secs(number(&name, &value()?)?));
+            }
             "--runs" => options.runs = number(&name, &value()?)?,
+            "--mode" => {
+                options.mode = match value()?.as_str() {
+                    "precopy" => Mode::Precopy,
+                    "postcopy" => Mode::Postcopy,
+                    "same-host" => Mode::SameHost,
+                    other => {
+                        return Err(format!(
+                            "--mode: `{other}` is not precopy, postcopy or same-host"
+                        ));
+                    }
+                };
+            }
             "--backend" => {
                 options.backend = match value()?.as_str() {
                     "auto" => BackendChoice::Auto,
@@ -111,6 +148,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Parsed, S
             }
             "--spin" => options.spin = true,
             "--huge-pages" => options.huge_pages = true,
+            "--no-auto-converge" => options.auto_converge = false,
             "--verify-checksum" => options.verify_checksum = true,
             "--json" => options.json = true,
             "--help" | "-h" => return Ok(Parsed::Help),

@@ -31,6 +31,7 @@ impl Report {
         json!({
             "status": status.state,
             "backend": self.backend,
+            "mode": status.mode,
             "memory_verified": self.memory_verified,
             "total_ms": millis(self.total),
             "downtime_ms": rounded(status.downtime_us as f64 / 1e3),
@@ -41,6 +42,7 @@ impl Report {
             "bytes_sent": status.bytes_sent,
             "throughput_mb_s": rounded(self.throughput()),
             "rounds": status.rounds.len(),
+            "first_round_mb_s": self.first_round().map(rounded),
             "dirty_pages_per_second_achieved": rounded(self.dirty_rate),
             "downtime_breakdown_us": status.breakdown,
             "channels": status.channels,
@@ -54,11 +56,21 @@ impl Report {
     fn throughput(&self) -> f64 {
         self.status.bytes_sent as f64 / 1e6 / self.total.as_secs_f64().max(1e-9)
     }
+
+    /// 10⁶ bytes a second in the round that sends all memory; `None` where nothing was copied in rounds.
+    fn first_round(&self) -> Option<f64> {
+        let round = self.status.rounds.first()?;
+        Some(round.throughput as f64 / 1e6)
+    }
 }
 
-/// An error as the JSON object of a run.
+/// An error as the JSON object of a run. What this version cannot do is told apart from what went wrong.
 pub(crate) fn failure(error: &DWCPError) -> Value {
-    json!({"status": "failed", "error": error.to_string()})
+    let status = match error {
+        DWCPError::Unsupported(_) => "unsupported",
+        _ => "failed",
+    };
+    json!({"status": status, "error": error.to_string()})
 }
 
 impl fmt::Display for Report {

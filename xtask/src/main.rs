@@ -16,7 +16,7 @@ mod test;
 
 use std::{env, ffi::OsString, process::ExitCode};
 
-use bench::{BENCHES, BenchOptions};
+use bench::{BENCHES, Bench, BenchOptions};
 use dist::DistOptions;
 use e2e::E2eOptions;
 use test::TestOptions;
@@ -161,6 +161,7 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
     let mut runs = None;
     let mut json = false;
     let mut against = None;
+    let mut own = Vec::new();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--help" | "-h" => return Ok(Invocation::Help(Topic::Bench)),
@@ -177,7 +178,12 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
                     }
                 }
             }
-            option if option.starts_with('-') => return Err(unknown_argument("bench", option)),
+            option if option.starts_with('-') => {
+                let mut known = BENCHES.iter().flat_map(|bench| bench.options);
+                let known = known.find(|known| known.name == option);
+                let known = known.ok_or_else(|| unknown_argument("bench", option))?;
+                own.push((known.name, value_of(known.name, &mut words)?));
+            }
             _ if name.is_some() => return Err(UsageError("`bench` takes one NAME".into())),
             known if BENCHES.iter().any(|bench| bench.name == known) => name = Some(word),
             other => {
@@ -189,15 +195,22 @@ fn parse_bench(mut words: Words) -> Result<Invocation, UsageError> {
             }
         }
     }
-    match name {
-        Some(name) => Ok(Invocation::Bench(BenchOptions {
-            name,
-            runs,
-            json,
-            against,
-        })),
-        None => Err(UsageError("`bench` needs a NAME".into())),
+    let name = name.ok_or_else(|| UsageError("`bench` needs a NAME".into()))?;
+    // Only now, for the name may stand behind the options.
+    let takes = |option: &str| {
+        let mut bench = BENCHES.iter().filter(|bench| bench.name == name);
+        bench.any(|bench| bench.options.iter().any(|known| known.name == option))
+    };
+    if let Some((option, _)) = own.iter().find(|(option, _)| !takes(option)) {
+        return Err(unknown_argument(&format!("bench {name}"), option));
     }
+    Ok(Invocation::Bench(BenchOptions {
+        name,
+        runs,
+        json,
+        against,
+        own,
+    }))
 }
 
 fn parse_dist(mut words: Words) -> Result<Invocation, UsageError> {
@@ -249,11 +262,29 @@ fn help(topic: Topic) -> String {
                 .iter()
                 .map(|bench| format!("  {:<12} {}\n", bench.name, bench.about))
                 .collect();
-            format!("{BENCH_HELP}\nNames:\n{benches}")
+            let own: String = BENCHES
+                .iter()
+                .filter(|bench| !bench.options.is_empty())
+                .map(own_options)
+                .collect();
+            format!("{BENCH_HELP}\nNames:\n{benches}{own}")
         }
         Topic::Dist => dist::HELP.into(),
         Topic::E2e => E2E_HELP.into(),
     }
+}
+
+/// The options that one measurement alone takes.
+fn own_options(bench: &Bench) -> String {
+    let lines = bench.options.iter().map(|option| {
+        let words = format!("{} {}", option.name, option.value);
+        format!("  {words:<19} {}\n", option.about)
+    });
+    format!(
+        "\nOptions of {} alone:\n{}",
+        bench.name,
+        lines.collect::<String>()
+    )
 }
 
 const COMMANDS_HELP: &str = "\
@@ -366,8 +397,33 @@ mod tests {
                 runs: Some(5),
                 json: true,
                 against: Some("HEAD~1".into()),
+                own: vec![],
             }))
         );
+    }
+
+    #[test]
+    fn a_bench_takes_options_of_its_own_and_no_other_does() {
+        assert_eq!(
+            parse("bench --only idle migration --peer-qemu move.py --only raw/ --svg a.svg"),
+            Ok(Invocation::Bench(BenchOptions {
+                name: "migration".into(),
+                own: [
+                    ("--only", "idle"),
+                    ("--peer-qemu", "move.py"),
+                    ("--only", "raw/"),
+                    ("--svg", "a.svg"),
+                ]
+                .map(|(option, value)| (option, value.to_owned()))
+                .to_vec(),
+                ..BenchOptions::default()
+            }))
+        );
+        assert_refused(
+            "bench --only idle rpc",
+            "`bench rpc` does not know '--only'",
+        );
+        assert_refused("bench migration --only", "--only needs a value");
     }
 
     #[test]
@@ -429,6 +485,10 @@ mod tests {
         }
         for bench in super::BENCHES {
             assert!(help(Topic::Bench).contains(bench.name), "{}", bench.name);
+            for option in bench.options {
+                let help = help(Topic::Bench);
+                assert!(help.contains(option.name), "{}", option.name);
+            }
         }
     }
 

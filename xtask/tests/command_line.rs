@@ -51,6 +51,7 @@ fn bad_usage_ends_with_2_and_says_why() {
         "bench",
         "bench nothing",
         "bench migration --runs 0",
+        "bench rpc --svg picture.svg",
         "build all",
         "dist --out",
     ] {
@@ -58,16 +59,6 @@ fn bad_usage_ends_with_2_and_says_why() {
         assert!(text(&output.stderr).starts_with("error: "), "{line:?}");
         assert!(output.stdout.is_empty(), "{line:?}");
     }
-}
-
-#[test]
-fn a_bench_that_is_not_built_ends_with_3() {
-    let output = assert_ends("bench migration --json", 3);
-    assert_eq!(
-        text(&output.stderr),
-        "unsupported: bench 'migration' is not built yet\n"
-    );
-    assert!(output.stdout.is_empty());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Stdio};
 
+use super::BenchOptions;
 use crate::{
     install::{self, NODE, Need, PYTHON},
     process,
@@ -54,7 +55,7 @@ const LANGUAGES: &[Language] = &[
 /// # Errors
 ///
 /// When cargo built no library of a language.
-pub(super) fn words(messages: &str) -> Result<Vec<String>, String> {
+pub(super) fn words(messages: &str, _options: &BenchOptions) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     for language in LANGUAGES {
         let library = built(messages, language.library)?;

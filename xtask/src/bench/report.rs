@@ -39,12 +39,18 @@ fn heading(report: &Value) -> Result<String, String> {
         .as_u64()
         .ok_or("the report has no host.cores")?;
     let mut text = format!(
-        "{} at {}\n{}, {cores} cores, Linux {}, {kvm}",
+        "{} at {}",
         string(report, "bench")?,
-        string(report, "commit")?,
-        string(host, "cpu")?,
-        string(host, "kernel")?,
+        string(report, "commit")?
     );
+    if let Some(date) = report["date"].as_str() {
+        text.push_str(&format!(", {date}"));
+    }
+    text.push_str(&format!("\n{}, {cores} cores", string(host, "cpu")?));
+    if let Some(memory) = host["memory_mib"].as_u64() {
+        text.push_str(&format!(", {memory} MiB"));
+    }
+    text.push_str(&format!(", Linux {}, {kvm}", string(host, "kernel")?));
     if let Some(load) = host["load"].as_f64() {
         text.push_str(&format!(", load {load}"));
     }
@@ -66,10 +72,10 @@ fn rows(report: &Value) -> Result<Option<String>, String> {
             string(row, "name")?.to_owned(),
             string(row, "unit")?.to_owned(),
             row["runs"].to_string(),
-            number(row, "min")?,
-            number(row, "p50")?,
-            number(row, "p99")?,
-            number(row, "max")?,
+            figure(row, "min")?,
+            figure(row, "p50")?,
+            figure(row, "p99")?,
+            figure(row, "max")?,
             row["note"].as_str().unwrap_or_default().to_owned(),
         ]);
     }
@@ -136,6 +142,14 @@ fn number(value: &Value, name: &str) -> Result<String, String> {
     Ok(format!("{number:.digits$}"))
 }
 
+/// A figure of a row; `-` where all its runs failed, which its note says.
+fn figure(row: &Value, name: &str) -> Result<String, String> {
+    match (&row[name], row["runs"].as_u64()) {
+        (Value::Null, Some(0)) => Ok("-".to_owned()),
+        _ => number(row, name),
+    }
+}
+
 /// A setting without the marks of JSON.
 fn plain(value: &Value) -> String {
     match value {
@@ -161,10 +175,17 @@ mod tests {
         json!({
             "bench": "rpc",
             "commit": "abc",
-            "host": {"cpu": "A fast one", "cores": 2, "kernel": "6.1", "kvm": true, "load": 0.1},
+            "date": "2024-02-29",
+            "host": {
+                "cpu": "A fast one", "cores": 2, "memory_mib": 4096, "kernel": "6.1", "kvm": true, "load": 0.1,
+            },
             "rows": [
                 {"name": "raw/seq", "unit": "us", "runs": 3, "min": 9.0, "p50": 10.5, "p99": 20.0, "max": 123.45},
                 {"name": "raw/64", "unit": "1/s", "runs": 3, "min": 1e5, "p50": 1e5, "p99": 1e5, "max": 1e5, "note": "n"},
+                {
+                    "name": "raw/256", "unit": "1/s", "runs": 0, "min": null, "p50": null, "p99": null, "max": null,
+                    "note": "not built",
+                },
             ],
             "ratios": [{"name": "a : b", "of": "a", "to": "b", "value": 1.5}],
             "goals": [
@@ -180,10 +201,11 @@ mod tests {
     fn a_report_is_shown_whole() {
         let text = text(&report()).unwrap();
         for part in [
-            "rpc at abc\nA fast one, 2 cores, Linux 6.1, KVM, load 0.1\n",
+            "rpc at abc, 2024-02-29\nA fast one, 2 cores, 4096 MiB, Linux 6.1, KVM, load 0.1\n",
             "reply bytes: dwcp 1, raw 1\n",
             "raw/seq  us       3    9.00   10.50   20.00   123.5\n",
             "raw/64   1/s      3  100000  100000  100000  100000  n\n",
+            "raw/256  1/s      0       -       -       -       -  not built\n",
             "a       b            1.50\n",
             "fast    <= 2           1.50  yes\n",
             "faster  <= 1   not measured  NO\n",
@@ -201,7 +223,10 @@ mod tests {
             assert!(text(&report).unwrap_err().contains(part), "{part}");
         }
         let mut report = report();
-        report["rows"][0]["p50"] = json!("fast");
-        assert!(text(&report).unwrap_err().contains("p50"));
+        // A row with runs has figures.
+        for figure in [json!("fast"), Value::Null] {
+            report["rows"][0]["p50"] = figure;
+            assert!(text(&report).unwrap_err().contains("p50"));
+        }
     }
 }
