@@ -43,6 +43,12 @@ impl Mapping {
             Backing::Memfd => Some(sealed_memfd(len)?),
             Backing::AnonymousHuge => None,
         };
+        Self::map(len, file)
+    }
+
+    /// Maps a file of `len` bytes that can neither shrink nor grow; without one, private memory that asks
+    /// for huge pages.
+    pub(super) fn map(len: usize, file: Option<File>) -> io::Result<Self> {
         // Reserve more than is needed, then place the memory at an aligned address inside.
         let reserve = len
             .checked_add(HUGE_PAGE)
@@ -93,7 +99,7 @@ impl Mapping {
             reserved,
             file,
         };
-        if backing == Backing::AnonymousHuge {
+        if mapping.file.is_none() {
             mapping.advise(0, len, libc::MADV_HUGEPAGE)?;
         }
         // A core dump of the host program should not hold its guests' memory.
@@ -103,6 +109,11 @@ impl Mapping {
 
     pub(super) fn address(&self) -> *mut u8 {
         self.address.as_ptr()
+    }
+
+    /// The file that is mapped, if it is one.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Makes `pages` present and writable in the mapping, so that filling them takes no fault.

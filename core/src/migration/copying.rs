@@ -4,12 +4,14 @@
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use super::engine::{Engine, EngineOptions, Stopper};
+use super::engine::{Engine, EngineOptions};
 use super::link::{self, Dial};
 use super::progress::Progress;
 use super::protocol::source::SourceInput;
+use super::same_host::Handed;
 use crate::error::{DWCPError, Result};
 use crate::machine::{self, Machine, spawn, work_as};
+use crate::transport::Blocking;
 
 /// What the copying thread is told to do once the channels are open.
 pub(super) enum Work {
@@ -23,6 +25,8 @@ pub(super) struct Plan {
     pub(super) session: String,
     pub(super) token: String,
     pub(super) channels: u32,
+    /// The destination has the memory: only the state is to be sent, over the first channel.
+    pub(super) handed: bool,
     pub(super) options: EngineOptions,
     pub(super) machine: Arc<Machine>,
     pub(super) progress: Arc<Progress>,
@@ -38,7 +42,29 @@ pub(super) struct Copying {
 #[derive(Default)]
 struct StopState {
     stopped: bool,
-    engine: Option<Stopper>,
+    /// Ends the work under way.
+    stop: Option<Box<dyn Fn() + Send>>,
+}
+
+/// What does the work.
+enum Worker {
+    Engine(Engine),
+    Handed(Handed),
+}
+
+impl Worker {
+    fn work(&mut self, work: Work) -> Result<SourceInput> {
+        match (self, work) {
+            (Self::Engine(engine), Work::Copy) => engine.copy().map(|()| SourceInput::Converged),
+            (Self::Engine(engine), Work::Finish(state)) => {
+                engine.finish(state).map(|()| SourceInput::StateSent)
+            }
+            (Self::Handed(handed), Work::Copy) => handed.copy().map(|()| SourceInput::Converged),
+            (Self::Handed(handed), Work::Finish(state)) => {
+                handed.finish(&state).map(|()| SourceInput::StateSent)
+            }
+        }
+    }
 }
 
 impl Copying {
@@ -49,18 +75,14 @@ impl Copying {
         let shared = Arc::clone(&stopper);
         let thread = spawn("dwcp-copy", move || {
             work_as(machine::Work::Control);
-            let mut engine = match open(plan, &shared) {
-                Ok(engine) => engine,
+            let mut worker = match open(plan, &shared) {
+                Ok(worker) => worker,
                 Err(error) => return report(SourceInput::Failed(error.to_string())),
             };
             report(SourceInput::Attached);
             for work in todo {
-                let (result, done) = match work {
-                    Work::Copy => (engine.copy(), SourceInput::Converged),
-                    Work::Finish(state) => (engine.finish(state), SourceInput::StateSent),
-                };
-                match result {
-                    Ok(()) => report(done),
+                match worker.work(work) {
+                    Ok(done) => report(done),
                     Err(error) => return report(SourceInput::Failed(error.to_string())),
                 }
             }
@@ -87,8 +109,8 @@ impl Copying {
     pub(super) fn interrupt(&self) {
         let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
         state.stopped = true;
-        if let Some(engine) = &state.engine {
-            engine.stop();
+        if let Some(stop) = &state.stop {
+            stop();
         }
     }
 
@@ -102,7 +124,7 @@ impl Copying {
     }
 }
 
-fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
+fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Worker> {
     let is_stopped = || stop.lock().unwrap_or_else(PoisonError::into_inner).stopped;
     let mut channels = Vec::new();
     for channel in 0..plan.channels {
@@ -118,11 +140,33 @@ fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
             channel,
         )?);
     }
-    let (engine, stopper) = Engine::start(&plan.machine, channels, plan.options, plan.progress)?;
+    let (worker, ends) = begin(plan, channels)?;
     let mut state = stop.lock().unwrap_or_else(PoisonError::into_inner);
     if state.stopped {
-        stopper.stop();
+        ends();
     }
-    state.engine = Some(stopper);
-    Ok(engine)
+    state.stop = Some(ends);
+    Ok(worker)
+}
+
+/// The worker, and what ends its work from another thread.
+fn begin(plan: Plan, channels: Vec<Blocking>) -> Result<(Worker, Box<dyn Fn() + Send>)> {
+    if !plan.handed {
+        let (engine, stopper) =
+            Engine::start(&plan.machine, channels, plan.options, plan.progress)?;
+        return Ok((Worker::Engine(engine), Box::new(move || stopper.stop())));
+    }
+    let channel = channels.into_iter().next();
+    let channel = channel.ok_or_else(|| DWCPError::Internal("no bulk channel".into()))?;
+    let spare = channel.try_clone()?;
+    let handed = Handed::new(
+        plan.machine,
+        channel,
+        plan.progress,
+        #[cfg(test)]
+        plan.options.faults,
+    );
+    // It fails only when the peer was faster.
+    let ends = move || drop(spare.shutdown());
+    Ok((Worker::Handed(handed), Box::new(ends)))
 }

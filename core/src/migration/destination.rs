@@ -36,8 +36,9 @@ const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
-    /// Checks the fit, makes room, builds the machine over fresh memory, unless the VM is stopped; or
-    /// everything that does not fit, and nothing is kept.
+    /// Checks the fit, makes room, builds the machine over fresh memory or that which is handed over
+    /// ([`take`](super::take)), unless the VM is stopped; or everything that does not fit, and nothing is
+    /// kept.
     fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>>;
     /// Makes a verdict durable, or forgets it.
     fn persist(&self, verdict: &Verdict) -> Result<()>;
@@ -636,14 +637,20 @@ impl Driver {
             Err(reasons) => return DestinationInput::Unfit(reasons),
         };
         let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
+        let handed = machine.as_ref().is_some_and(|own| own.ram().is_handed());
+        // Only the state is to come then.
+        let channels = if handed { 1 } else { offer.channels };
         if let Some(machine) = &machine {
             self.gate
-                .open(token.clone(), offer.channels, Arc::clone(machine.ram()));
+                .open(token.clone(), channels, Arc::clone(machine.ram()));
         }
-        let channels = offer.channels;
         self.machine = machine;
         self.offer = Some(offer);
-        DestinationInput::Built { token, channels }
+        DestinationInput::Built {
+            token,
+            channels,
+            handed,
+        }
     }
 
     fn load(&mut self) -> DestinationInput {

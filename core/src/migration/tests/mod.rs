@@ -6,6 +6,7 @@
 mod faults;
 mod limit;
 mod permissions;
+mod same_host;
 mod secure;
 mod stopped;
 mod story;
