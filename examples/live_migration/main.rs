@@ -162,6 +162,7 @@ async fn move_vm(
         parallel: options.parallel,
         verify_checksum: options.verify_checksum,
         compression: false,
+        same_host: options.same_host,
         // These nodes have no certificates.
         encrypt_transport: false,
         ..MigrationOptions::default()

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use dwcp::SameHost;
+
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 Starts two nodes and a VM in this process and moves the VM, live, from one to the other.
@@ -18,6 +20,8 @@ Options (sizes take K, M, G):
   --parallel N                    connections for its pages    [as many as processors, up to 4]
   --verify-checksum               sum every chunk in transit
   --max-downtime MS               limit on the downtime        [500]
+  --same-host auto|never|require  hand its memory over, and copy nothing
+                                                               [never]
   --runs N                        migrations, to and fro       [1]
   --backend auto|kvm|sim          auto: kvm where there is one [auto]
   --json                          one JSON object a migration
@@ -46,6 +50,7 @@ pub(crate) struct Options {
     pub(crate) parallel: u32,
     pub(crate) verify_checksum: bool,
     pub(crate) max_downtime: u64,
+    pub(crate) same_host: SameHost,
     pub(crate) runs: usize,
     pub(crate) backend: BackendChoice,
     pub(crate) json: bool,
@@ -72,6 +77,7 @@ impl Default for Options {
             parallel: 0,
             verify_checksum: false,
             max_downtime: 500,
+            same_host: SameHost::Never,
             runs: 1,
             backend: BackendChoice::Auto,
             json: false,
@@ -100,6 +106,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Parsed, S
             "--cpus" => options.cpus = number(&name, &value()?)?,
             "--parallel" => options.parallel = number(&name, &value()?)?,
             "--max-downtime" => options.max_downtime = number(&name, &value()?)?,
+            "--same-host" => options.same_host = number(&name, &value()?)?,
             "--runs" => options.runs = number(&name, &value()?)?,
             "--backend" => {
                 options.backend = match value()?.as_str() {
