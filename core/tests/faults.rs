@@ -18,7 +18,7 @@ mod support;
 #[path = "faults/workers.rs"]
 mod workers;
 
-use dwcp::Backend;
+use dwcp::{Backend, SameHost};
 use support::node_process::backends;
 use support::skipped;
 
@@ -35,5 +35,16 @@ async fn every_fault_at_every_message_ends_as_the_design_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn faults_at_random_leave_one_runner_at_most_and_all_resolved() {
-    random::runs(best_backend("faults_at_random").await).await;
+    random::runs(best_backend("faults_at_random").await, SameHost::Never).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn faults_end_as_the_design_says_where_both_nodes_have_one_memory() {
+    matrix::in_one_memory(best_backend("faults_in_one_memory").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn faults_at_random_in_one_memory_leave_one_runner_at_most() {
+    let backend = best_backend("faults_at_random_in_one_memory").await;
+    random::runs(backend, SameHost::Require).await;
 }

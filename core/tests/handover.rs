@@ -14,6 +14,8 @@ mod limit;
 mod operations;
 #[path = "handover/restored.rs"]
 mod restored;
+#[path = "handover/same_host.rs"]
+mod same_host;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,8 +23,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, MigrationOptions, MigrationState, MigrationStatus, Node, NodeBuilder, VM, VMClient,
-    VMConfig, VMState,
+    Backend, MigrationOptions, MigrationState, MigrationStatus, Node, NodeBuilder, SameHost, VM,
+    VMClient, VMConfig, VMState,
 };
 use futures::StreamExt;
 use support::fault_proxy::{Fault, FaultProxy, Rule, Way};
@@ -64,9 +66,10 @@ fn link(a: &Node, b: &Node) -> Arc<FaultProxy> {
     Arc::new(link)
 }
 
-/// Nothing here is about TLS or checksums.
+/// Nothing here is about TLS or checksums, and hardly anything about memory that is handed over.
 fn plain() -> MigrationOptions {
     MigrationOptions {
+        same_host: SameHost::Never,
         encrypt_transport: false,
         verify_checksum: false,
         max_downtime: 30_000,

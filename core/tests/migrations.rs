@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use dwcp::{
     Backend, DWCPError, MigrationMode, MigrationOptions, MigrationState, MigrationStatus, Node,
-    NodeLimits, VMClient, VMConfig, VMEventType, VMState,
+    NodeLimits, SameHost, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::{config, skipped, started, wait, with};
@@ -54,9 +54,10 @@ fn introduce(a: &Node, b: &Node) {
     }
 }
 
-/// Between nodes without TLS.
+/// Between nodes without TLS. They are on one host, and most tests are about copying.
 fn plain() -> MigrationOptions {
     MigrationOptions {
+        same_host: SameHost::Never,
         encrypt_transport: false,
         verify_checksum: false,
         max_downtime: 5_000,
@@ -182,10 +183,9 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
             error.to_string()
         };
         type Ask = fn(&mut MigrationOptions);
-        let table: [(&str, Ask); 3] = [
+        let table: [(&str, Ask); 2] = [
             ("encrypt_transport", |o| o.encrypt_transport = true),
             ("with_disks", |o| o.with_disks = true),
-            ("same_host", |o| o.same_host = dwcp::SameHost::Require),
         ];
         for (name, ask) in table {
             let mut options = plain();
@@ -204,6 +204,101 @@ async fn what_cannot_be_done_is_refused_by_name_and_the_guest_runs_on() {
             vms.list_migrations().await.unwrap().is_empty(),
             "none of them began"
         );
+    }
+}
+
+/// As a user asks who says nothing of it.
+fn by_default() -> MigrationOptions {
+    MigrationOptions {
+        same_host: SameHost::Auto,
+        ..plain()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_one_host_memory_is_handed_over() {
+    let (pairs, _turn) = pairs("within_one_host").await;
+    let second = Duration::from_secs(1);
+    for [a, b] in &pairs {
+        let (here, there) = (a.client().vm(), b.client().vm());
+        let vm = started(&here, busy(2)).await;
+        let used = here.get_metrics(&vm.id, second).await.unwrap().memory_used;
+        let plan = here.plan_migration(&vm.id, b.name(), by_default()).await;
+        let plan = plan.unwrap();
+        assert_eq!((plan.mode, plan.misfits), (MigrationMode::SameHost, vec![]));
+        let status = moved(&here, &vm.id, b, by_default()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(status.mode, MigrationMode::SameHost);
+        assert!(status.bytes_sent > 0 && status.bytes_sent < 1 << 20);
+        assert_eq!((status.bytes.data, status.rounds.len()), (0, 0));
+        assert_eq!(here.get_migration_status(&status.id).await.unwrap(), status);
+        let report = there.verify(&vm.id).await.unwrap();
+        assert!(report.verified, "{report:?}");
+        let now = there.get_metrics(&vm.id, second).await.unwrap().memory_used;
+        assert!(now >= used, "{used} bytes before, {now} now");
+
+        // Paused, it comes back so; and what is done to it then is as with any other.
+        there.pause(&vm.id).await.unwrap();
+        let status = moved(&there, &vm.id, a, by_default()).await;
+        assert_eq!(status.mode, MigrationMode::SameHost, "{status:?}");
+        assert_eq!(here.get(&vm.id).await.unwrap().state, VMState::Paused);
+        here.resume(&vm.id).await.unwrap();
+        assert!(here.verify(&vm.id).await.unwrap().verified);
+        here.reset(&vm.id).await.unwrap();
+        assert!(here.verify(&vm.id).await.unwrap().verified);
+
+        let status = moved(&here, &vm.id, b, by_default()).await;
+        assert_eq!(status.mode, MigrationMode::SameHost, "{status:?}");
+        there.stop(&vm.id, true).await.unwrap();
+        // What is stopped has no memory.
+        let stopped = MigrationOptions {
+            offline: true,
+            ..by_default()
+        };
+        let status = moved(&there, &vm.id, a, stopped).await;
+        assert_eq!(status.mode, MigrationMode::Offline, "{status:?}");
+        here.destroy(&vm.id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_a_vm_has_to_itself_is_copied_or_refused_by_name() {
+    let (pairs, _turn) = pairs("memory_to_itself").await;
+    for [a, b] in &pairs {
+        let vms = a.client().vm();
+        let huge = VMConfig {
+            huge_pages: true,
+            ..busy(1)
+        };
+        let vm = match vms.create(huge).await {
+            Ok(vm) => vm,
+            Err(DWCPError::Unsupported(reason)) => {
+                skipped("memory_that_a_vm_has_to_itself", &reason);
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        vms.start(&vm.id).await.unwrap();
+        assert!(vms.verify(&vm.id).await.unwrap().verified);
+        let required = MigrationOptions {
+            same_host: SameHost::Require,
+            ..plain()
+        };
+        let refused = vms.migrate(&vm.id, b.name(), required).await.unwrap_err();
+        assert!(matches!(refused, DWCPError::Unsupported(_)), "{refused}");
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("same_host: `require`") && refused.contains("huge_pages"),
+            "{refused}"
+        );
+        assert!(vms.list_migrations().await.unwrap().is_empty());
+        let status = moved(&vms, &vm.id, b, by_default()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(status.mode, MigrationMode::Precopy);
+        let there = b.client().vm();
+        assert!(there.verify(&vm.id).await.unwrap().verified);
+        there.stop(&vm.id, true).await.unwrap();
+        there.destroy(&vm.id).await.unwrap();
     }
 }
 
@@ -757,7 +852,13 @@ fn a_hundred_times_there_and_back_leaves_nothing_behind() {
                 let times = how_many(&nodes[0]);
                 for n in 0..times {
                     let (from, to) = (&nodes[n % 2], &nodes[(n + 1) % 2]);
-                    let status = moved(&from.client().vm(), &vm.id, to, plain()).await;
+                    // There and back by copying, then in the same memory.
+                    let same_host = [SameHost::Never, SameHost::Require][n / 2 % 2];
+                    let options = MigrationOptions {
+                        same_host,
+                        ..plain()
+                    };
+                    let status = moved(&from.client().vm(), &vm.id, to, options).await;
                     assert_eq!(status.state, MigrationState::Completed, "{n}: {status:?}");
                     let report = to.client().vm().verify(&vm.id).await.unwrap();
                     assert!(report.verified, "{n} with {cpus} vCPUs: {report:?}");

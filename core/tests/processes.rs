@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use dwcp::{
-    Backend, Client, ClientConfig, DWCPError, MigrationOptions, MigrationState, MigrationStatus,
-    VMClient, VMConfig, VMEventType, VMState,
+    Backend, Client, ClientConfig, DWCPError, MigrationMode, MigrationOptions, MigrationState,
+    MigrationStatus, SameHost, VMClient, VMConfig, VMEventType, VMState,
 };
 use futures::StreamExt;
 use support::node_process::{NodeProcess, backends};
@@ -105,8 +105,9 @@ fn busy(name: &str) -> VMConfig {
 }
 
 /// The defaults promise encryption and checksums. Time for a host that does other things too.
-fn options() -> MigrationOptions {
+fn options(same_host: SameHost) -> MigrationOptions {
     let options = MigrationOptions {
+        same_host,
         max_downtime: 10_000,
         ..MigrationOptions::default()
     };
@@ -114,9 +115,15 @@ fn options() -> MigrationOptions {
     options
 }
 
-/// Moves a VM and waits for the end.
+/// Copies a VM to another node and waits for the end.
 async fn moved(vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
-    let migration = vms.migrate(id, to, options()).await.unwrap();
+    moved_by(SameHost::Never, vms, id, to).await
+}
+
+/// The same, with its memory copied or handed over.
+async fn moved_by(same_host: SameHost, vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
+    let options = options(same_host);
+    let migration = vms.migrate(id, to, options).await.unwrap();
     let mut progress = vms.migration_progress(&migration.id).await.unwrap();
     let mut last = migration;
     while let Some(status) = progress.next().await {
@@ -135,7 +142,16 @@ async fn moved(vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_goes_there_and_back_twice_over_tls() {
-    for backend in all_backends("a_vm_goes_there_and_back_twice").await {
+    there_and_back("a_vm_goes_there_and_back_twice", SameHost::Never).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_goes_there_and_back_twice_in_the_same_memory() {
+    there_and_back("a_vm_goes_in_the_same_memory", SameHost::Require).await;
+}
+
+async fn there_and_back(test: &str, same_host: SameHost) {
+    for backend in all_backends(test).await {
         let dir = directory();
         let mut here = Place::new("node-01", backend);
         let mut there = Place::new("node-02", backend);
@@ -152,11 +168,19 @@ async fn a_vm_goes_there_and_back_twice_over_tls() {
         for hop in 0..4 {
             let (from, to) = (&clients[hop % 2], &clients[(hop + 1) % 2]);
             let target = [there.name, here.name][hop % 2];
-            let status = moved(from, &vm.id, target).await;
+            let status = moved_by(same_host, from, &vm.id, target).await;
             assert_eq!(status.state, MigrationState::Completed, "{hop}: {status:?}");
             assert_eq!((status.progress, status.error), (100.0, None));
             assert_eq!(status.target_node, target);
-            assert!(status.bytes_sent >= 8 << 20, "{hop}");
+            if same_host == SameHost::Never {
+                assert!(status.bytes_sent >= 8 << 20, "{hop}");
+            } else {
+                assert_eq!(status.mode, MigrationMode::SameHost, "{hop}");
+                assert!(status.bytes_sent < 1 << 20, "{hop}: only the state");
+                // All of its memory, and it is the target's to count.
+                let used = to.get_metrics(&vm.id, Duration::from_secs(1)).await;
+                assert!(used.unwrap().memory_used >= 8 << 20, "{hop}");
+            }
             assert!(status.downtime_us > 0, "{hop}");
             let now = to.get(&vm.id).await.unwrap();
             assert_eq!((now.state, now.node.as_str()), (VMState::Running, target));

@@ -56,8 +56,9 @@ impl Mapping {
         Self::map(self.len, Some(file.try_clone()?))
     }
 
-    /// Maps the file, or private memory.
-    fn map(len: usize, file: Option<File>) -> io::Result<Self> {
+    /// Maps a file of `len` bytes that can neither shrink nor grow; without one, private memory that asks
+    /// for huge pages.
+    pub(super) fn map(len: usize, file: Option<File>) -> io::Result<Self> {
         // Reserve more than is needed, then place the memory at an aligned address inside.
         let reserve = len
             .checked_add(HUGE_PAGE)
@@ -118,6 +119,11 @@ impl Mapping {
 
     pub(super) fn address(&self) -> *mut u8 {
         self.address.as_ptr()
+    }
+
+    /// The file that is mapped, if it is one.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Makes `pages` present and writable in the mapping, so that filling them takes no fault.

@@ -4,7 +4,8 @@
 //! memory (both together), `bitmap` and `dirty` track changed pages, `transfer` moves pages between
 //! memory and a socket without a copy in between, `file` between memory and a file, `scatter` a guest's
 //! buffers between memory and its disk, `late` is memory whose pages arrive while its guest runs (by
-//! `userfault`), `scan` finds pages of zeros, `huge` knows whether there are huge pages.
+//! `userfault`), `handed` memory that goes from one process of this host to another, `scan` finds pages of zeros,
+//! `huge` knows whether there are huge pages.
 //!
 //! Everything here counts in *RAM offsets*: the distance from the start of RAM, without the hole
 //! that devices leave below 4 GiB. Only `layout` turns them into guest physical addresses.
@@ -13,6 +14,7 @@
 mod bitmap;
 mod dirty;
 mod file;
+mod handed;
 mod huge;
 mod late;
 mod layout;

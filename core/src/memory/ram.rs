@@ -25,6 +25,8 @@ pub(crate) struct GuestRam {
     mapping: Mapping,
     layout: Layout,
     backing: Backing,
+    /// Another process of this host had this memory first.
+    handed: bool,
 }
 
 /// One contiguous piece of RAM as the hypervisor maps it.
@@ -57,6 +59,20 @@ impl GuestRam {
     /// `invalid_config` for a size that is no layout, `resource_limit` when the host has no address
     /// space or memory for it.
     pub(crate) fn allocate(size: u64, backing: Backing) -> Result<Arc<Self>> {
+        Self::of(size, backing, false, |len| Mapping::new(len, backing))
+    }
+
+    /// Memory for a VM of `size` bytes, which `map` makes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub(super) fn of(
+        size: u64,
+        backing: Backing,
+        handed: bool,
+        map: impl FnOnce(usize) -> io::Result<Mapping>,
+    ) -> Result<Arc<Self>> {
         let layout = Layout::new(size)?;
         let refused = |e: &dyn std::fmt::Display| {
             DWCPError::ResourceLimit(format!(
@@ -64,7 +80,7 @@ impl GuestRam {
             ))
         };
         let len = usize::try_from(size).map_err(|e| refused(&e))?;
-        let mapping = Mapping::new(len, backing).map_err(|e| refused(&e))?;
+        let mapping = map(len).map_err(|e| refused(&e))?;
         let mut regions = Vec::new();
         for region in layout.regions() {
             let (offset, len) = byte_range(region.offset, region.size);
@@ -91,6 +107,7 @@ impl GuestRam {
             mapping,
             layout,
             backing,
+            handed,
         }))
     }
 
@@ -106,6 +123,15 @@ impl GuestRam {
 
     pub(crate) fn backing(&self) -> Backing {
         self.backing
+    }
+
+    /// Whether another process of this host had this memory first, and handed it over.
+    pub(crate) fn is_handed(&self) -> bool {
+        self.handed
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
     }
 
     /// RAM in bytes.

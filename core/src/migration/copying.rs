@@ -8,9 +8,11 @@ use super::engine::{Engine, EngineOptions, Stopper};
 use super::link;
 use super::progress::Progress;
 use super::protocol::source::SourceInput;
+use super::same_host::Handed;
 use super::supply::Route;
 use crate::error::{DWCPError, Result};
 use crate::machine::{self, Machine, spawn, work_as};
+use crate::transport::Blocking;
 
 /// What the copying thread is told to do once the channels are open.
 pub(super) enum Work {
@@ -32,6 +34,8 @@ pub(super) struct Plan {
     pub(super) channels: u32,
     /// Pages may be sent after the switch, where the destination can take them.
     pub(super) post_copy: bool,
+    /// The destination has the memory: only the state is to be sent, over the first channel.
+    pub(super) handed: bool,
     pub(super) options: EngineOptions,
     pub(super) machine: Arc<Machine>,
     pub(super) progress: Arc<Progress>,
@@ -47,7 +51,45 @@ pub(super) struct Copying {
 #[derive(Default)]
 struct StopState {
     stopped: bool,
-    engine: Option<Stopper>,
+    /// Ends the work under way.
+    stop: Option<Stop>,
+}
+
+/// What ends a worker's work from another thread.
+enum Stop {
+    Engine(Stopper),
+    Handed(Blocking),
+}
+
+impl Stop {
+    fn stop(&self) {
+        match self {
+            Self::Engine(stopper) => stopper.stop(),
+            // It fails only when the peer was faster.
+            Self::Handed(channel) => drop(channel.shutdown()),
+        }
+    }
+}
+
+/// What does the work.
+enum Worker {
+    Engine(Box<Engine>),
+    Handed(Handed),
+}
+
+impl Worker {
+    fn work(&mut self, work: Work) -> Result<SourceInput> {
+        match (self, work) {
+            (Self::Engine(engine), Work::Copy) => engine.copy().map(|()| SourceInput::Converged),
+            (Self::Engine(engine), Work::Finish(state)) => {
+                engine.finish(state).map(|()| SourceInput::StateSent)
+            }
+            (Self::Handed(handed), Work::Copy) => handed.copy().map(|()| SourceInput::Converged),
+            (Self::Handed(handed), Work::Finish(state)) => {
+                handed.finish(&state).map(|()| SourceInput::StateSent)
+            }
+        }
+    }
 }
 
 impl Copying {
@@ -58,21 +100,19 @@ impl Copying {
         let shared = Arc::clone(&stopper);
         let thread = spawn("dwcp-copy", move || {
             work_as(machine::Work::Control);
-            let mut engine = match open(plan, &shared) {
-                Ok(engine) => engine,
+            let mut worker = match open(plan, &shared) {
+                Ok(worker) => worker,
                 Err(error) => return report(failed(&error)),
             };
             report(Report::Input(SourceInput::Attached));
             for work in todo {
-                let (result, done) = match work {
-                    Work::Copy => (engine.copy(), SourceInput::Converged),
-                    Work::Finish(state) => (engine.finish(state), SourceInput::StateSent),
-                };
-                match result {
-                    Ok(()) => report(Report::Input(done)),
+                match worker.work(work) {
+                    Ok(done) => report(Report::Input(done)),
                     Err(error) => return report(failed(&error)),
                 }
-                if let Some(served) = engine.serve() {
+                if let Worker::Engine(engine) = &mut worker
+                    && let Some(served) = engine.serve()
+                {
                     return report(Report::Served(served));
                 }
             }
@@ -99,8 +139,8 @@ impl Copying {
     pub(super) fn interrupt(&self) {
         let mut state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
         state.stopped = true;
-        if let Some(engine) = &state.engine {
-            engine.stop();
+        if let Some(stop) = &state.stop {
+            stop.stop();
         }
     }
 
@@ -108,10 +148,11 @@ impl Copying {
     /// whether any are sent after the switch.
     pub(super) fn push(&self) -> bool {
         let state = self.stopper.lock().unwrap_or_else(PoisonError::into_inner);
-        state.engine.as_ref().is_some_and(|engine| {
-            engine.push();
-            engine.is_serving()
-        })
+        let Some(Stop::Engine(engine)) = &state.stop else {
+            return false;
+        };
+        engine.push();
+        engine.is_serving()
     }
 
     /// Ends it as [`interrupt`](Self::interrupt) does, and waits for it: afterwards nothing follows the machine's memory.
@@ -128,8 +169,13 @@ fn failed(error: &DWCPError) -> Report {
     Report::Input(SourceInput::Failed(error.to_string()))
 }
 
-fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
-    let is_stopped = || stop.lock().unwrap_or_else(PoisonError::into_inner).stopped;
+fn open(plan: Plan, shared: &Mutex<StopState>) -> Result<Worker> {
+    let is_stopped = || {
+        shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stopped
+    };
     let (mut channels, mut post_copy) = (Vec::new(), plan.post_copy);
     for channel in 0..plan.channels {
         if is_stopped() {
@@ -146,15 +192,34 @@ fn open(plan: Plan, stop: &Mutex<StopState>) -> Result<Engine> {
         channels.push(stream);
         post_copy &= attached.post_copy;
     }
-    let options = EngineOptions {
-        post_copy: post_copy.then(|| plan.route.clone()),
-        ..plan.options
-    };
-    let (engine, stopper) = Engine::start(&plan.machine, channels, options, plan.progress)?;
-    let mut state = stop.lock().unwrap_or_else(PoisonError::into_inner);
+    let (worker, stop) = begin(plan, channels, post_copy)?;
+    let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
     if state.stopped {
-        stopper.stop();
+        stop.stop();
     }
-    state.engine = Some(stopper);
-    Ok(engine)
+    state.stop = Some(stop);
+    Ok(worker)
+}
+
+/// The worker, and what ends its work from another thread.
+fn begin(plan: Plan, channels: Vec<Blocking>, post_copy: bool) -> Result<(Worker, Stop)> {
+    if !plan.handed {
+        let options = EngineOptions {
+            post_copy: post_copy.then_some(plan.route),
+            ..plan.options
+        };
+        let (engine, stopper) = Engine::start(&plan.machine, channels, options, plan.progress)?;
+        return Ok((Worker::Engine(Box::new(engine)), Stop::Engine(stopper)));
+    }
+    let channel = channels.into_iter().next();
+    let channel = channel.ok_or_else(|| DWCPError::Internal("no bulk channel".into()))?;
+    let spare = channel.try_clone()?;
+    let handed = Handed::new(
+        plan.machine,
+        channel,
+        plan.progress,
+        #[cfg(test)]
+        plan.options.faults,
+    );
+    Ok((Worker::Handed(handed), Stop::Handed(spare)))
 }

@@ -37,8 +37,9 @@ const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
-    /// Checks the fit, makes room, builds the machine over fresh memory, unless the VM is stopped; or
-    /// everything that does not fit, and nothing is kept.
+    /// Checks the fit, makes room, builds the machine over fresh memory or that which is handed over
+    /// ([`take`](super::take)), unless the VM is stopped; or everything that does not fit, and nothing is
+    /// kept.
     fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>>;
     /// Makes a verdict durable, or forgets it.
     fn persist(&self, verdict: &Verdict) -> Result<()>;
@@ -845,20 +846,27 @@ impl Driver {
             Err(reasons) => return DestinationInput::Unfit(reasons),
         };
         let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
+        let handed = machine.as_ref().is_some_and(|own| own.ram().is_handed());
+        // Only the state is to come then.
+        let channels = if handed { 1 } else { offer.channels };
         if let Some(machine) = &machine {
             let ram = Arc::clone(machine.ram());
-            self.demand = offer.post_copy.then(|| Demand::new(&ram)).and_then(|made| {
+            let late = offer.post_copy && !handed;
+            self.demand = late.then(|| Demand::new(&ram)).and_then(|made| {
                 // It is a permission: without it all pages come first.
                 made.inspect_err(|error| tracing::info!(%error, "no post-copy here"))
                     .ok()
             });
             self.gate
-                .open(token.clone(), offer.channels, ram, self.demand.clone());
+                .open(token.clone(), channels, ram, self.demand.clone());
         }
-        let channels = offer.channels;
         self.machine = machine;
         self.offer = Some(offer);
-        DestinationInput::Built { token, channels }
+        DestinationInput::Built {
+            token,
+            channels,
+            handed,
+        }
     }
 
     fn load(&mut self) -> DestinationInput {

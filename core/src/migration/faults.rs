@@ -20,6 +20,29 @@ pub(crate) struct Faults {
     pub(crate) stand_still: bool,
     /// A phase that takes longer.
     pub(crate) slow: Option<(Phase, Duration)>,
+    /// Memory that is handed over in a wrong way.
+    pub(crate) hand: Option<HandFault>,
+}
+
+/// What is wrong with memory that is handed over within one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandFault {
+    /// The offer is of another host.
+    OtherHost,
+    /// Nobody is at the socket.
+    NoSocket,
+    /// Who is there does not answer.
+    Silent,
+    /// The token of the offer is not that which is asked for.
+    WrongToken,
+    /// A file of another size.
+    WrongSize,
+    /// A file that can shrink.
+    Unsealed,
+    /// Two files.
+    TwoFiles,
+    /// No file.
+    NoFile,
 }
 
 /// A broken rule of copying.

@@ -10,7 +10,7 @@
 //! asks for it. `recovered` settles what a source was started again in the middle of, `whereabouts` is
 //! what nodes ask each other about VMs,
 //! `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `advice` the words for an
-//! operator. `progress` is what a user sees of all that. The node calls this; nothing below does.
+//! operator. Within one host the memory is handed over and not copied (`same_host`). `progress` is what a user sees of all that. The node calls this; nothing below does.
 #![forbid(unsafe_code)]
 
 mod advice;
@@ -37,6 +37,7 @@ mod progress;
 mod protocol;
 mod receiver;
 mod recovered;
+mod same_host;
 mod sender;
 mod source;
 mod supply;
@@ -62,6 +63,7 @@ pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::ledger::{EPOCH_MAX, EpochError, Ledger, Meeting};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};
 pub(crate) use recovered::Recovered;
+pub(crate) use same_host::{could_take, plan, take};
 pub(crate) use source::{Leaving, Outgoing, SourceHost};
 
 /// The steps of a migration that take time, or can fail, outside the state machines: where tests put

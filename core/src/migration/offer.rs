@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::same_host::HandOver;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::HostFacts;
 use crate::model::VM;
@@ -42,6 +43,9 @@ pub(crate) struct Offer {
     /// Nothing of it runs or has memory: only its record moves. Left out where it is not so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stopped: bool,
+    /// How a node on the same host gets its memory without a copy, where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hand_over: Option<HandOver>,
 }
 
 impl Offer {
@@ -56,6 +60,7 @@ impl Offer {
             running,
             post_copy: false,
             stopped: false,
+            hand_over: None,
         }
     }
 

@@ -44,6 +44,9 @@ enum Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Answer {
     misfits: Vec<Misfit>,
+    /// The memory would be handed over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    handed: bool,
 }
 
 /// What was found out.
@@ -51,6 +54,8 @@ struct Answer {
 pub(crate) struct Findings {
     /// Everything that keeps the VM from going there.
     pub(crate) misfits: Vec<Misfit>,
+    /// Both nodes are on one host: the memory would be handed over.
+    pub(crate) handed: bool,
     /// Bytes per second that one connection takes.
     pub(crate) link: f64,
 }
@@ -73,6 +78,7 @@ pub(crate) fn probe(peer: &Dial, offer: &Offer) -> Result<Findings> {
     let answer: Answer = serde_json::from_slice(&answered(&mut stream)?.payload)?;
     Ok(Findings {
         misfits: answer.misfits,
+        handed: answer.handed,
         link: measure(&mut stream)?,
     })
 }
@@ -114,8 +120,13 @@ fn answered(stream: &mut Blocking) -> Result<Frame> {
 /// # Errors
 ///
 /// `connection` when it has gone; `invalid_message` for anything but what measures.
-pub(crate) fn serve(stream: &mut Blocking, misfits: Vec<Misfit>, patience: Duration) -> Result<()> {
-    let answer = serde_json::to_vec(&Answer { misfits })?;
+pub(crate) fn serve(
+    stream: &mut Blocking,
+    misfits: Vec<Misfit>,
+    handed: bool,
+    patience: Duration,
+) -> Result<()> {
+    let answer = serde_json::to_vec(&Answer { misfits, handed })?;
     link::write_frame(stream, FrameType::Ok, answer)?;
     stream.set_read_timeout(Some(patience))?;
     for _ in 0..FILLERS_MAX {

@@ -76,6 +76,11 @@ impl Progress {
             .fetch_add(bytes / PAGE_SIZE, Ordering::Relaxed);
     }
 
+    /// So many bytes went that are none of the guest's memory.
+    pub(super) fn sent_bytes(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn sent_zeros(&self, pages: u64) {
         self.zero.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
         self.round_pages.fetch_add(pages, Ordering::Relaxed);

@@ -80,6 +80,10 @@ impl Receiver {
                 return Ok(Arrival::Closed);
             };
             match header.kind {
+                // It is the source's own, and its guest may be running in it.
+                Kind::Pages | Kind::Packed | Kind::Zeros if self.ram.is_handed() => {
+                    return Err(violation("pages of memory that was handed over"));
+                }
                 Kind::Pages | Kind::Packed | Kind::Zeros => {
                     self.count(&header);
                     let runs = self.runs(&header)?;
@@ -423,6 +427,32 @@ mod tests {
         wrong[12] ^= 1;
         let error = receive(&wrong).unwrap_err().to_string();
         assert!(error.contains("arrived damaged"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_placed_in_memory_that_was_handed_over() {
+        let source = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let page = page_message(0);
+        let mut zeros = Header {
+            runs: 1,
+            ..Header::bare(Kind::Zeros, 1)
+        }
+        .encode()
+        .to_vec();
+        zeros.extend_from_slice(&page[HEADER..HEADER + DESCRIPTOR]);
+        let packed = packed_message(&[7; 2 * PAGE_SIZE as usize]);
+        source.write(0, b"the guest's").unwrap();
+        for message in [page, zeros, packed] {
+            let file = source.file().unwrap().try_clone_to_owned().unwrap();
+            let ram = GuestRam::handed(1 << 20, file).unwrap();
+            let (mut peer, socket) = pair();
+            peer.write_all(&message).unwrap();
+            let error = receiver(socket, ram).receive().unwrap_err();
+            assert!(error.to_string().contains("handed over"), "{error}");
+            let mut kept = [0; 11];
+            source.read(0, &mut kept).unwrap();
+            assert_eq!(&kept, b"the guest's");
+        }
     }
 
     #[test]

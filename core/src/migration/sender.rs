@@ -219,13 +219,7 @@ impl Sender {
 
     /// Sends the machine's state.
     pub(super) fn send_state(&mut self, state: &[u8]) -> Result<()> {
-        let header = Header {
-            payload: state.len() as u64,
-            checksum: Some(crc32c::crc32c(state)),
-            ..Header::bare(Kind::State, 0)
-        };
-        self.write(&header.encode())?;
-        self.write(state)
+        write_state(&mut self.socket, state).map(drop)
     }
 
     fn send_chunk(&mut self, round: &Round, chunk: PageRange) -> Result<()> {
@@ -455,6 +449,18 @@ impl Sender {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.socket.write_all(bytes).map_err(lost)
     }
+}
+
+/// Sends a machine's state over a channel; how many bytes that were.
+pub(super) fn write_state(socket: &mut impl Write, state: &[u8]) -> Result<u64> {
+    let header = Header {
+        payload: state.len() as u64,
+        checksum: Some(crc32c::crc32c(state)),
+        ..Header::bare(Kind::State, 0)
+    };
+    socket.write_all(&header.encode()).map_err(lost)?;
+    socket.write_all(state).map_err(lost)?;
+    Ok((HEADER + state.len()) as u64)
 }
 
 /// Appends a run, joined to the last one where they touch.

@@ -22,12 +22,13 @@ use super::offer::Offer;
 use super::progress::Progress;
 use super::protocol::message::{Body, Prepare};
 use super::protocol::source::{Record, Source, SourceEffect, SourceInput, SourceOutcome, Why};
+use super::same_host::{self, Handing};
 use super::supply::Route;
 use super::whereabouts;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::encode;
 use crate::machine::{self, Machine, spawn, work_as};
-use crate::model::{MigrationOptions, MigrationState, OnTimeout};
+use crate::model::{MigrationMode, MigrationOptions, MigrationState, OnTimeout, SameHost};
 use crate::transport::Blocking;
 
 /// The first wait before a destination that holds a granted VM is asked again; doubled each time.
@@ -98,9 +99,20 @@ enum Event {
 
 impl Outgoing {
     /// Starts the migration's thread.
-    pub(crate) fn start(leaving: Leaving) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` where memory is required to be handed over, and cannot be.
+    pub(crate) fn start(mut leaving: Leaving) -> Result<Self> {
         let (events, inbox) = mpsc::channel();
-        let driver = Driver::new(leaving, events.clone());
+        let handing = same_host::offer(
+            leaving.options.same_host,
+            leaving.machine.as_ref(),
+            &mut leaving.offer,
+            #[cfg(test)]
+            &leaving.faults,
+        )?;
+        let driver = Driver::new(leaving, handing, events.clone());
         let thread = spawn("dwcp-migrate", move || driver.live(&inbox))?;
         Ok(Self {
             events,
@@ -201,6 +213,10 @@ struct Marks {
 
 struct Driver {
     leaving: Leaving,
+    /// Hands the memory over until the destination has answered.
+    handing: Option<Handing>,
+    /// The destination has the memory itself.
+    handed: bool,
     state: Source,
     events: mpsc::Sender<Event>,
     /// Inputs that arose here, before what waits in the inbox.
@@ -231,11 +247,13 @@ struct Driver {
     ask_delay: Duration,
     /// An operator who waits for the VM.
     forcing: Option<oneshot::Sender<Result<()>>>,
+    /// The VM is taken back by force.
+    forced: bool,
     finished: bool,
 }
 
 impl Driver {
-    fn new(leaving: Leaving, events: mpsc::Sender<Event>) -> Self {
+    fn new(leaving: Leaving, handing: Option<Handing>, events: mpsc::Sender<Event>) -> Self {
         // Encoding plain data does not fail; if it did, the offer would be empty, which the destination
         // refuses by name.
         let prepare = Prepare {
@@ -253,6 +271,8 @@ impl Driver {
         Self {
             state: Source::new(leaving.session.clone(), leaving.epoch, prepare),
             leaving,
+            handing,
+            handed: false,
             events,
             own: VecDeque::new(),
             link: None,
@@ -272,6 +292,7 @@ impl Driver {
             ask: None,
             ask_delay: ASK_FIRST,
             forcing: None,
+            forced: false,
             finished: false,
         }
     }
@@ -311,6 +332,7 @@ impl Driver {
         if let Some(machine) = &self.leaving.machine {
             machine.stop_measuring();
         }
+        self.handing = None;
         self.stop_copying();
     }
 
@@ -495,7 +517,11 @@ impl Driver {
                     }
                     continue;
                 }
-                SourceEffect::Attach { token, channels } => self.attach(token, channels),
+                SourceEffect::Attach {
+                    token,
+                    channels,
+                    handed,
+                } => self.attach(token, channels, handed),
                 SourceEffect::Copy => {
                     self.leaving
                         .progress
@@ -603,16 +629,29 @@ impl Driver {
         true
     }
 
-    fn attach(&mut self, token: String, channels: u32) -> Result<Option<SourceInput>> {
+    fn attach(
+        &mut self,
+        token: String,
+        channels: u32,
+        handed: bool,
+    ) -> Result<Option<SourceInput>> {
         self.patience = None;
+        self.take_in_handed(handed)?;
         let leaving = &self.leaving;
         #[cfg(test)]
         super::begin(&leaving.faults, super::Phase::Attach)?;
         let Some(machine) = &leaving.machine else {
             return Ok(Some(SourceInput::Attached));
         };
-        let wanted = leaving.offer.channels.min(channels).max(1);
-        leaving.progress.update(|s| s.channels = wanted);
+        let wanted = match handed {
+            true => 1,
+            false => leaving.offer.channels.min(channels).max(1),
+        };
+        leaving.progress.update(|s| match handed {
+            // The one is for the state.
+            true => s.mode = MigrationMode::SameHost,
+            false => s.channels = wanted,
+        });
         let plan = Plan {
             route: Route {
                 dial: leaving.dial.clone(),
@@ -620,6 +659,7 @@ impl Driver {
                 token,
             },
             channels: wanted,
+            handed,
             post_copy: leaving.options.post_copy,
             options: EngineOptions {
                 bandwidth: leaving.options.bandwidth,
@@ -647,6 +687,24 @@ impl Driver {
             });
         })?);
         Ok(None)
+    }
+
+    /// The destination has said whether the memory was handed to it.
+    fn take_in_handed(&mut self, handed: bool) -> Result<()> {
+        let gone = self.handing.take().is_some_and(Handing::end);
+        if handed && !gone {
+            // All of it would be lost.
+            return Err(DWCPError::Migration(
+                "the target says that it was handed the memory, and it was not".into(),
+            ));
+        }
+        if !handed && self.leaving.options.same_host == SameHost::Require {
+            return Err(DWCPError::Migration(
+                "same_host: the target took the VM without its memory, which is required".into(),
+            ));
+        }
+        self.handed = handed;
+        Ok(())
     }
 
     fn work(&mut self, work: Work) -> Result<Option<SourceInput>> {
@@ -737,6 +795,12 @@ impl Driver {
     }
 
     fn resume(&mut self) -> Result<Option<SourceInput>> {
+        if self.handed && self.forced {
+            // Nobody can tell. The state of the pause does not belong to what a guest made of the memory since.
+            return Err(DWCPError::Migration(
+                "its memory was handed over, and the guest may have run in it at the target".into(),
+            ));
+        }
         // It may have been given up for a target that then refused the VM.
         if let Some(machine) = &self.leaving.machine {
             machine.lock_disk(DISK_PATIENCE)?;
@@ -756,6 +820,7 @@ impl Driver {
             (self.patience, self.time_out) = (None, None);
             self.granted_to = Some(destination_uuid.clone());
         }
+        self.forced |= matches!(record, Record::Forced { .. });
         let began = Instant::now();
         #[cfg(test)]
         let injected = super::begin(&self.leaving.faults, super::Phase::Persist);

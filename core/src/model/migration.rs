@@ -84,7 +84,7 @@ pub struct MigrationOptions {
     pub on_timeout: OnTimeout,
     /// Copy the disks too, where the target cannot reach them. Default false.
     pub with_disks: bool,
-    /// Whether memory is handed over instead of copied on one host.
+    /// Whether memory is handed over instead of copied, where both nodes are on one host. Default `auto`.
     pub same_host: SameHost,
 }
 

@@ -524,7 +524,7 @@ impl Shared {
     /// Makes the machine of a VM, boots it, and lets it run. Blocks.
     fn power_on(&self, vm: &VM) -> Result<Running> {
         let disk = self.disk_of(vm)?;
-        let running = self.machine_of(vm, self.hypervisor.facts().clone(), disk)?;
+        let running = self.machine_of(vm, self.hypervisor.facts().clone(), disk, None)?;
         running.machine.lock_disk(DISK_PATIENCE)?;
         running.machine.boot()?;
         // What the first figures are compared with.
@@ -541,13 +541,14 @@ impl Shared {
         self.disks.config(vm, false).map(Some)
     }
 
-    /// Makes the machine of a VM, over fresh memory. `guest` is what its guest sees of the host it was
+    /// Makes the machine of a VM, over `memory` or fresh one. `guest` is what its guest sees of the host it was
     /// first started on. Blocks.
     pub(super) fn machine_of(
         &self,
         vm: &VM,
         guest: HostFacts,
         disk: Option<DiskConfig>,
+        memory: Option<Arc<GuestRam>>,
     ) -> Result<Running> {
         let config = &vm.config;
         let boots = self.boots(&config.image, config.memory, &vm.annotations)?;
@@ -557,7 +558,10 @@ impl Shared {
         } else {
             Backing::Memfd
         };
-        let ram = GuestRam::allocate(config.memory, backing)?;
+        let ram = match memory {
+            Some(ram) => ram,
+            None => GuestRam::allocate(config.memory, backing)?,
+        };
         let run = Run::new();
         let config = MachineConfig {
             name: vm.name.chars().take(THREAD_NAME_LEN).collect(),

@@ -81,7 +81,7 @@ pub(super) async fn known(shared: &Arc<Shared>, action: &Action) -> Option<Migra
 
 /// What this version can be asked for. Permissions may go unused; what is promised and cannot be
 /// kept is refused by its name.
-fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
+fn check_promises(shared: &Shared, options: &MigrationOptions, vm: &VM) -> Result<()> {
     let refused = |what: &str| {
         Err(DWCPError::Unsupported(format!(
             "{what}, which is not built yet"
@@ -97,8 +97,12 @@ fn check_promises(shared: &Shared, options: &MigrationOptions) -> Result<()> {
     if options.with_disks {
         return refused("with_disks: true asks to copy disks");
     }
-    if options.same_host == SameHost::Require {
-        return refused("same_host: `require` asks to hand memory over");
+    if options.same_host == SameHost::Require && vm.config.huge_pages {
+        return Err(DWCPError::Unsupported(
+            "same_host: `require` asks to hand the memory over, and a VM with `huge_pages` has its memory to \
+             itself; set `same_host` to `auto`, or `huge_pages` to false"
+                .into(),
+        ));
     }
     Ok(())
 }

@@ -315,7 +315,7 @@ fn prepare(
         Some(_) => Some(shared.disks.config(&as_it_was, true)?),
         None => None,
     };
-    let running = shared.machine_of(&as_it_was, guest, config)?;
+    let running = shared.machine_of(&as_it_was, guest, config, None)?;
     opened.fill(&running.machine, go_on)?;
     running.run.samples.add(Sample::of(&running.machine));
     Ok(Ready {

@@ -2,9 +2,9 @@
 //!
 //! A socket outlives who listened on it. It is replaced if nobody does; to tell, one has to connect,
 //! so a socket must never be seen under its name before it listens: it is bound under another one and
-//! then linked to its own, which fails where there is one already.
+//! then linked to its own, which fails where there is one already. `hand` has those without a file.
 
-#![forbid(unsafe_code)]
+mod hand;
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 
+pub(crate) use self::hand::{HandSocket, HandStream};
 use crate::error::{DWCPError, Result};
 
 /// Connections that wait to be accepted: what the kernel allows at most by default.

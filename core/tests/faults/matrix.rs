@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwcp::Backend;
+use dwcp::{Backend, SameHost};
 
 use super::pair::{MAX_DOWNTIME, Outcome, PEER_TIMEOUT, Pair, Timers, kill, signal, stop};
 use super::workers::{self, Job};
@@ -198,5 +198,36 @@ pub(crate) async fn whole(backend: Backend) {
     });
     let only = std::env::var("DWCP_CASE").unwrap_or_default();
     let cases = all.filter(|case| case.name().contains(&only)).collect();
-    workers::all(backend, cases).await;
+    workers::all(backend, SameHost::Never, cases).await;
+}
+
+/// The same where the memory is handed over: nothing of it is sent, and all else is as it is. What differs by
+/// who has the memory when, or all of it with `DWCP_LONG`.
+pub(crate) async fn in_one_memory(backend: Backend) {
+    let long = std::env::var("DWCP_LONG").is_ok_and(|long| long == "1");
+    let boundaries = BOUNDARIES
+        .iter()
+        .filter(|(_, message)| !matches!(*message, "pages" | "round_end" | "ack"));
+    let boundaries = boundaries.filter(|(_, message)| {
+        long || matches!(
+            *message,
+            "prepared" | "state" | "ready" | "commit" | "running"
+        )
+    });
+    let harms = HARMS.iter().filter(|harm| {
+        long || matches!(
+            harm,
+            Cut | Drop | KillSource | KillDestination | StopSource | StopDestination
+        )
+    });
+    let all = boundaries.flat_map(|&(way, boundary)| {
+        harms.clone().map(move |&harm| Case {
+            way,
+            boundary,
+            harm,
+        })
+    });
+    let only = std::env::var("DWCP_CASE").unwrap_or_default();
+    let cases = all.filter(|case| case.name().contains(&only)).collect();
+    workers::all(backend, SameHost::Require, cases).await;
 }

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, Client, ClientConfig, MigrationOptions, MigrationStatus, VMClient, VMConfig, VMState,
+    Backend, Client, ClientConfig, MigrationOptions, MigrationStatus, SameHost, VMClient, VMConfig,
+    VMState,
 };
 use tempfile::TempDir;
 
@@ -48,6 +49,8 @@ pub(crate) type Timers = Arc<Mutex<Vec<JoinHandle<()>>>>;
 pub(crate) struct Pair {
     dir: TempDir,
     backend: Backend,
+    /// Whether the memory goes from node to node as it is.
+    same_host: SameHost,
     pub(crate) proxy: Arc<FaultProxy>,
     addresses: [SocketAddr; 2],
     /// Nowhere while a node that was killed is started again.
@@ -70,7 +73,7 @@ type Inventory = BTreeMap<String, usize>;
 
 impl Pair {
     /// A VM that has been on both nodes runs on the first.
-    pub(crate) async fn start(backend: Backend) -> Pair {
+    pub(crate) async fn start(backend: Backend, same_host: SameHost) -> Pair {
         let dir = directory();
         let addresses = [address(), address()];
         let proxy = Arc::new(FaultProxy::start(addresses[0], addresses[1]));
@@ -83,6 +86,7 @@ impl Pair {
         let mut pair = Pair {
             dir,
             backend,
+            same_host,
             proxy,
             addresses,
             processes,
@@ -126,6 +130,7 @@ impl Pair {
             encrypt_transport: false,
             verify_checksum: false,
             parallel: 2,
+            same_host: self.same_host,
             max_downtime: u64::try_from(MAX_DOWNTIME.as_millis()).unwrap(),
             ..MigrationOptions::default()
         };
@@ -137,7 +142,11 @@ impl Pair {
 
     /// Watches the guest's stamps.
     pub(crate) fn watch(&self) -> Stamps {
-        Stamps::watch(self.process(self.at), self.process(1 - self.at))
+        let (source, destination) = (self.process(self.at), self.process(1 - self.at));
+        match self.same_host {
+            SameHost::Never => Stamps::watch(source, destination),
+            _ => Stamps::watch_one(source, destination),
+        }
     }
 
     /// Waits until nothing is open any more, no fault is at work, and none can come: who has the VM. Nodes
@@ -207,7 +216,12 @@ impl Pair {
         };
         if let Some(runner) = runs {
             let memory = Memory::of(self.process(runner)).ok_or("the runner has no memory")?;
-            wait_beats(&memory, 20, END);
+            // Where there is one memory, it takes longer to see who runs.
+            let beats = match self.same_host {
+                SameHost::Never => 20,
+                _ => 500,
+            };
+            wait_beats(&memory, beats, END);
         }
         let seen = stamps.end();
         if !seen.wrong.is_empty() {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dwcp::Backend;
+use dwcp::{Backend, SameHost};
 
 use super::matrix::{killing, stopping};
 use super::pair::{NEVER, Outcome, PEER_TIMEOUT, Pair, Timers};
@@ -167,7 +167,7 @@ impl Job for Seed {
     }
 }
 
-pub(crate) async fn runs(backend: Backend) {
+pub(crate) async fn runs(backend: Backend, same_host: SameHost) {
     let seeds: VecDeque<Seed> = if let Ok(seed) = std::env::var("DWCP_SEED") {
         VecDeque::from([Seed(seed.parse().unwrap())])
     } else if std::env::var("DWCP_LONG").is_ok_and(|long| long == "1") {
@@ -176,7 +176,12 @@ pub(crate) async fn runs(backend: Backend) {
         let first = now.as_secs() << 16;
         (first..first + LONG).map(Seed).collect()
     } else {
-        (1..=ALWAYS).map(Seed).collect()
+        let always = match same_host {
+            SameHost::Never => ALWAYS,
+            // What they meet of the hand-over is the same.
+            _ => ALWAYS / 4,
+        };
+        (1..=always).map(Seed).collect()
     };
-    workers::all(backend, seeds).await;
+    workers::all(backend, same_host, seeds).await;
 }

@@ -111,7 +111,90 @@ impl Stamps {
     }
 }
 
+/// CPU time after which vCPUs are said to have run: more than it takes to make their threads, to stop and to
+/// end them, and less than the guest uses in the time in which it is watched.
+const RAN: Duration = Duration::from_millis(4);
+
+/// The CPU time that the vCPUs of a process have had so far, for all that is there to be seen.
+fn vcpu_time(process: u32) -> Duration {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return Duration::ZERO;
+    };
+    let of = |task: PathBuf| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let figures = fs::read_to_string(task.join("schedstat")).ok()?;
+        let nanos = figures.split(' ').next()?.parse().ok()?;
+        name.contains("/vcpu").then(|| Duration::from_nanos(nanos))
+    };
+    tasks.flatten().filter_map(|task| of(task.path())).sum()
+}
+
+/// How long the vCPUs of a process were seen to run.
+#[derive(Debug, Default)]
+struct Ran {
+    last: Duration,
+    total: Duration,
+}
+
+impl Ran {
+    fn look(&mut self, now: Duration) {
+        // Threads that have ended take their time with them.
+        self.total += now.saturating_sub(self.last);
+        self.last = now;
+    }
+}
+
+impl Stamps {
+    /// The same, where both nodes have one memory: there is one counter, and who runs is seen by the time that
+    /// the vCPUs of each get.
+    pub(crate) fn watch_one(source: u32, destination: u32) -> Stamps {
+        let memory = Memory::of(source).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let start = vcpu_time(destination);
+        let thread = std::thread::spawn(move || {
+            let mut seen = Seen::default();
+            let mut here = Ran::default();
+            let mut there = Ran {
+                last: start,
+                ..Ran::default()
+            };
+            while !ends.load(Ordering::SeqCst) {
+                there.look(vcpu_time(destination));
+                here.look(vcpu_time(source));
+                seen.look_at_one(memory.beats(), here.total, there.total);
+                std::thread::sleep(LOOK_EVERY);
+            }
+            seen
+        });
+        Stamps { over, thread }
+    }
+}
+
 impl Seen {
+    /// One counter, and how long the vCPUs of the source and of the destination have run.
+    fn look_at_one(&mut self, beats: u64, here: Duration, there: Duration) {
+        self.looks += 1;
+        if beats < self.source {
+            let was = self.source;
+            self.wrong
+                .push(format!("the guest went back from {was} to {beats}"));
+        }
+        (self.source, self.destination) = (beats, beats);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
+        if !self.ran_there && there >= RAN {
+            (self.ran_there, self.cut) = (true, micros(here));
+        }
+        if self.ran_there && micros(here) > self.cut + micros(RAN) {
+            self.wrong.push(format!(
+                "the source ran for {here:?} in all, {} µs of that before the destination, which ran for \
+                 {there:?}",
+                self.cut
+            ));
+            self.cut = micros(here);
+        }
+    }
+
     fn look(&mut self, here: &Memory, there: Option<&Memory>) {
         // In this order: what came from the source by then, the source still has.
         let destination = there.map_or(0, Memory::beats);
@@ -188,6 +271,26 @@ fn stamps_of_a_move_and_of_a_stay_are_right() {
     assert_eq!((moved.cut, moved.copies), (10, 3));
     let stayed = Fake::new().counts([(5, 0), (8, 5), (10, 10), (10, 10), (11, 10), (20, 10)]);
     assert!(stayed.wrong.is_empty() && !stayed.ran_there, "{stayed:?}");
+}
+
+#[test]
+fn two_runners_in_one_memory_are_seen() {
+    let watch = |all: &[(u64, u64, u64)]| {
+        let mut seen = Seen::default();
+        for &(beats, here, there) in all {
+            let [here, there] = [here, there].map(Duration::from_millis);
+            seen.look_at_one(beats, here, there);
+        }
+        seen
+    };
+    let moved = watch(&[(1, 5, 0), (2, 20, 1), (3, 20, 4), (4, 21, 100)]);
+    assert!(moved.wrong.is_empty() && moved.ran_there, "{moved:?}");
+    let stayed = watch(&[(1, 5, 0), (2, 20, 1), (3, 400, 1)]);
+    assert!(stayed.wrong.is_empty() && !stayed.ran_there, "{stayed:?}");
+    let both = watch(&[(1, 5, 0), (2, 20, 5), (3, 30, 10)]);
+    assert!(both.wrong[0].contains("the source ran"), "{both:?}");
+    let back = watch(&[(3, 5, 0), (2, 5, 0)]);
+    assert!(back.wrong[0].contains("went back"), "{back:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dwcp::Backend;
+use dwcp::{Backend, SameHost};
 use futures::FutureExt;
 
 use super::pair::{NEVER, Pair};
@@ -32,14 +32,14 @@ pub(crate) trait Job: Send + Sync + 'static {
 /// Does all jobs, prints what each came to, and fails with all that went wrong. A pair with which
 /// something went wrong is not used again. What counts on a time-out is done again where the host stood
 /// still meanwhile; nothing excuses a second runner or wrong memory.
-pub(crate) async fn all<J: Job>(backend: Backend, jobs: VecDeque<J>) {
+pub(crate) async fn all<J: Job>(backend: Backend, same_host: SameHost, jobs: VecDeque<J>) {
     let count = jobs.len();
     assert!(count > 0, "there is no such job");
     let began = Instant::now();
     let jobs: VecDeque<(J, usize)> = jobs.into_iter().map(|job| (job, 0)).collect();
     let jobs = Arc::new(Mutex::new(jobs));
     let workers: Vec<_> = (0..WORKERS.min(count))
-        .map(|_| tokio::spawn(work(backend, Arc::clone(&jobs))))
+        .map(|_| tokio::spawn(work(backend, same_host, Arc::clone(&jobs))))
         .collect();
     let mut wrong = Vec::new();
     for worker in workers {
@@ -52,7 +52,11 @@ pub(crate) async fn all<J: Job>(backend: Backend, jobs: VecDeque<J>) {
 }
 
 /// Does jobs until there are none; what went wrong.
-async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) -> Vec<String> {
+async fn work<J: Job>(
+    backend: Backend,
+    same_host: SameHost,
+    jobs: Arc<Mutex<VecDeque<(J, usize)>>>,
+) -> Vec<String> {
     let (mut wrong, mut pair) = (Vec::new(), None);
     loop {
         let job = jobs.lock().unwrap().pop_front();
@@ -61,7 +65,7 @@ async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) 
         };
         let mut own = match pair.take() {
             Some(pair) => pair,
-            None => start(backend).await,
+            None => start(backend, same_host).await,
         };
         let began = Instant::now();
         let watched = Witness::start(EVERY);
@@ -88,11 +92,13 @@ async fn work<J: Job>(backend: Backend, jobs: Arc<Mutex<VecDeque<(J, usize)>>>) 
 }
 
 /// A new pair.
-async fn start(backend: Backend) -> Pair {
+async fn start(backend: Backend, same_host: SameHost) -> Pair {
     let mut tries = 0;
     loop {
         let watched = Witness::start(EVERY);
-        let started = AssertUnwindSafe(Pair::start(backend)).catch_unwind().await;
+        let started = AssertUnwindSafe(Pair::start(backend, same_host))
+            .catch_unwind()
+            .await;
         let still = watched.worst();
         let why = match started {
             Ok(pair) => return pair,

@@ -239,6 +239,7 @@ impl Case<'_> {
             "operation": "migrate", "vm_id": self.id, "target_node": "node-02", "key": format!("{key} of {}", self.id),
             "options": {
                 "encrypt_transport": false, "verify_checksum": false, "max_downtime": 30_000,
+                "same_host": "never",
             },
         });
         let at = address(&self.pair.here).to_string();

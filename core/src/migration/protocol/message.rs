@@ -53,6 +53,9 @@ pub(crate) enum Body {
         token: String,
         /// How many bulk channels the destination accepts.
         channels: u32,
+        /// It has the VM's memory itself, and wants only the state.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        handed: bool,
     },
     /// Destination: it does not fit, or no room could be made; nothing was kept.
     Unfit {

@@ -7,6 +7,7 @@ mod faults;
 mod limit;
 mod permissions;
 mod postcopy;
+mod same_host;
 mod secure;
 mod stopped;
 mod story;

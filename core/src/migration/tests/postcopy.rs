@@ -11,7 +11,9 @@ use super::super::faults::Faults;
 use super::support::*;
 use crate::machine::Machine;
 use crate::memory::PAGE_SIZE;
-use crate::model::{MigrationMode, MigrationOptions, MigrationState, MigrationStatus, VM};
+use crate::model::{
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, SameHost, VM,
+};
 use crate::transport::Address;
 
 /// A guest that writes faster than rounds can follow.
@@ -29,6 +31,7 @@ fn post_copy() -> MigrationOptions {
     MigrationOptions {
         post_copy: true,
         auto_converge: false,
+        same_host: SameHost::Never,
         ..options()
     }
 }

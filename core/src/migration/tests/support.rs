@@ -13,7 +13,9 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim, misfits};
 use crate::machine::{Hooks, Image, Machine, MachineConfig};
 use crate::memory::{Backing, GuestRam};
-use crate::model::{GuestReport, MigrationOptions, MigrationStatus, VM, VMConfig, new_uuid};
+use crate::model::{
+    GuestReport, MigrationOptions, MigrationStatus, SameHost, VM, VMConfig, new_uuid,
+};
 use crate::transport::tests::{Authority, LONG};
 use crate::transport::{Address, Blocking, Listener, ServerTls};
 use crate::wire::frame::FrameType;
@@ -80,7 +82,13 @@ pub(super) fn vm(memory: u64, cpus: u32, annotations: &[(&str, &str)]) -> VM {
     VM::new(new_uuid(), "a", config)
 }
 
-pub(super) fn machine(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Arc<Machine>> {
+/// A VM's machine, over memory that was handed over or fresh one of that kind.
+pub(super) fn machine(
+    hypervisor: &dyn Hypervisor,
+    vm: &VM,
+    handed: Option<Arc<GuestRam>>,
+    backing: Backing,
+) -> Result<Arc<Machine>> {
     let config = &vm.config;
     let config = MachineConfig {
         name: config.name.clone(),
@@ -95,7 +103,10 @@ pub(super) fn machine(hypervisor: &dyn Hypervisor, vm: &VM) -> Result<Arc<Machin
         on_end: Box::new(|| {}),
         on_news: Box::new(|_| {}),
     };
-    let ram = GuestRam::allocate(vm.config.memory, Backing::Memfd)?;
+    let ram = match handed {
+        Some(ram) => ram,
+        None => GuestRam::allocate(vm.config.memory, backing)?,
+    };
     Ok(Arc::new(Machine::new(hypervisor, ram, config, hooks)?))
 }
 
@@ -237,7 +248,12 @@ impl Host {
 
     /// A VM that runs here.
     pub(super) fn boot(self: &Arc<Self>, vm: &VM) {
-        let machine = machine(&*self.hypervisor, vm).unwrap();
+        self.boot_over(vm, Backing::Memfd);
+    }
+
+    /// The same, over memory of that kind.
+    pub(super) fn boot_over(self: &Arc<Self>, vm: &VM, backing: Backing) {
+        let machine = machine(&*self.hypervisor, vm, None, backing).unwrap();
         machine.boot().unwrap();
         machine.resume().unwrap();
         *self.machine.lock().unwrap() = Some(machine);
@@ -279,7 +295,9 @@ impl DestinationHost for Host {
         if !bad.is_empty() {
             return Err(bad.iter().map(ToString::to_string).collect());
         }
-        let machine = machine(&*self.hypervisor, &offer.vm).map_err(|e| vec![e.to_string()])?;
+        let handed = take(offer).map_err(|why| vec![format!("same_host: {why}")])?;
+        let machine = machine(&*self.hypervisor, &offer.vm, handed, Backing::Memfd)
+            .map_err(|e| vec![e.to_string()])?;
         *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
         Ok(Some(machine))
     }
@@ -337,8 +355,10 @@ pub(super) struct Migration {
     pub(super) progress: Arc<Progress>,
 }
 
+/// Both hosts are this one, and most tests are about copying.
 pub(super) fn options() -> MigrationOptions {
     MigrationOptions {
+        same_host: SameHost::Never,
         encrypt_transport: false,
         verify_checksum: false,
         compression: false,
@@ -368,6 +388,33 @@ pub(super) fn begin_by(
     faults: Faults,
 ) -> Migration {
     start(leaving(dial, vm, from, to, options, faults))
+}
+
+/// The same, of a VM that is paused, and arrives so.
+pub(super) fn begin_paused(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Migration {
+    let running = leaving(to.dial.clone(), vm, from, to, options, faults);
+    let guest = running.offer.guest.clone();
+    start(Leaving {
+        offer: Offer::new(vm.clone(), guest, running.offer.channels, false),
+        ..running
+    })
+}
+
+/// The same, or why it does not begin.
+pub(super) fn try_begin(
+    vm: &VM,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+) -> Result<Outgoing> {
+    let faults = Faults::default();
+    Outgoing::start(leaving(to.dial.clone(), vm, from, to, options, faults))
 }
 
 /// The same, with something that can slow the guest down.

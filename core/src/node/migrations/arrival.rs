@@ -9,9 +9,10 @@ use super::{departure, error_frame};
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::misfits;
 use crate::machine::{Machine, check_pinning};
+use crate::memory::GuestRam;
 use crate::migration::{
     Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
-    Offer, Record, Verdict, accept_channel, answer_about, is_offer,
+    Offer, Record, Verdict, accept_channel, answer_about, is_offer, take,
 };
 use crate::model::{Misfit, VMEventType, VMState};
 use crate::transport::Blocking;
@@ -169,17 +170,21 @@ impl Guest {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything that keeps the VM from coming here.
-    fn check(&self, epoch: u64, offer: &Offer) -> Result<(), Vec<String>> {
+    /// Everything that keeps the VM from coming here; or its memory, where it is handed over.
+    fn check(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<GuestRam>>, Vec<String>> {
         let misfits = misfits_here(&self.shared, offer);
         let mut reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
+        let memory = take(offer).unwrap_or_else(|why| {
+            reasons.push(Misfit::new("same_host", "same_host", why).to_string());
+            None
+        });
         if reasons.is_empty()
             && let Err(error) = self.accept_epoch(&offer.vm.id, epoch)
         {
             reasons.push(error.to_string());
         }
         if reasons.is_empty() {
-            Ok(())
+            Ok(memory)
         } else {
             Err(reasons)
         }
@@ -226,7 +231,7 @@ impl DestinationHost for Guest {
     fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>> {
         // Nothing else sets it: there is one offer for each migration.
         let _ = self.vm_id.set(offer.vm.id.clone());
-        self.check(epoch, offer)?;
+        let memory = self.check(epoch, offer)?;
         let one = |error: DWCPError| vec![error.to_string()];
         // A copy of an older offer, whose end has not come to this node yet.
         for other in self.shared.migrations.all_incoming() {
@@ -248,8 +253,10 @@ impl DestinationHost for Guest {
             return Ok(None);
         }
         let disk = self.shared.disk_of(&offer.vm);
-        let made =
-            disk.and_then(|disk| self.shared.machine_of(&offer.vm, offer.guest.clone(), disk));
+        let made = disk.and_then(|disk| {
+            let guest = offer.guest.clone();
+            self.shared.machine_of(&offer.vm, guest, disk, memory)
+        });
         let running = match made {
             Ok(running) => running,
             Err(error) => {

@@ -31,7 +31,7 @@ pub(super) async fn begin(
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, "migrate", &options, &vm)?;
-    check_promises(shared, &options)?;
+    check_promises(shared, &options, &vm)?;
     let dial = reach(shared, &vm, target)?;
     let place = shared.migrations.place()?;
     if options.offline && vm.state != VMState::Stopped {

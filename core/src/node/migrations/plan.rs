@@ -9,8 +9,8 @@ use super::departure::{beside_memory, check_state, mode, processors, reach};
 use super::{arrival, check_promises};
 use crate::error::Result;
 use crate::memory::{GuestRam, Harvester};
-use crate::migration::{Dial, Dirtying, Offer, Probe, Task, probe, serve, watch};
-use crate::model::{MigrationOptions, MigrationPlan, VMState};
+use crate::migration::{self, Dial, Dirtying, Offer, Probe, Task, could_take, probe, serve, watch};
+use crate::model::{MigrationMode, MigrationOptions, MigrationPlan, Misfit, VMState};
 use crate::transport::Blocking;
 
 /// Measures a VM and the way to a target, and predicts from that. Changes nothing; the guest runs on.
@@ -22,7 +22,7 @@ pub(in crate::node) async fn plan(
 ) -> Result<MigrationPlan> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, "plan_migration", &options, &vm)?;
-    check_promises(shared, &options)?;
+    check_promises(shared, &options, &vm)?;
     let dial = reach(shared, &vm, target)?;
     let (image, disk) = beside_memory(shared, &vm).await?;
     let guest = entry.with_machine(|machine, _| machine.config().guest.clone());
@@ -33,10 +33,15 @@ pub(in crate::node) async fn plan(
     } else {
         Offer::new(vm, guest, options.channels().min(processors()), running)
     };
+    // What is stopped, or gets stopped, has none.
+    let memory = memory(&entry).filter(|_| !options.offline);
+    let mut offer = offer.with(image, disk);
+    if let Some((ram, _)) = &memory {
+        migration::plan(options.same_host, ram, &mut offer);
+    }
     let survey = Survey {
-        // What is stopped, or gets stopped, has none.
-        memory: memory(&entry).filter(|_| !options.offline),
-        offer: offer.with(image, disk),
+        memory,
+        offer,
         options,
         dial,
     };
@@ -70,12 +75,16 @@ impl Survey {
             limit => found.link.min(limit as f64),
         };
         let memory = match &self.memory {
-            Some((ram, _)) => ram.resident()?,
-            None => 0,
+            Some((ram, _)) if !found.handed => ram.resident()?,
+            _ => 0,
         };
         let forecast = Task {
             memory,
-            dirtying,
+            // Nobody follows what is handed over.
+            dirtying: match found.handed {
+                true => Dirtying::default(),
+                false => dirtying,
+            },
             link,
             live: self.options.live && running,
             max_downtime: self.options.downtime_limit(),
@@ -90,7 +99,10 @@ impl Survey {
             } else {
                 micros(forecast.downtime)
             },
-            mode: mode(&self.options),
+            mode: match found.handed {
+                true => MigrationMode::SameHost,
+                false => mode(&self.options),
+            },
             dirty_rate: dirtying.pages_per_second,
             misfits: found.misfits,
         })
@@ -104,5 +116,9 @@ pub(super) fn answer(shared: &Shared, question: &Probe, stream: &mut Blocking) -
     if let Err(error) = shared.registry.check_arriving(&offer.vm) {
         misfits.push(arrival::misfit("room", &error));
     }
-    serve(stream, misfits, shared.patience.silence())
+    let handed = could_take(&offer).unwrap_or_else(|why| {
+        misfits.push(Misfit::new("same_host", "same_host", why));
+        false
+    });
+    serve(stream, misfits, handed, shared.patience.silence())
 }

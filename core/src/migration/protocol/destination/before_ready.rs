@@ -64,13 +64,21 @@ impl Destination {
                 self.answer_again(&state, out);
                 state
             }
-            (State::Building, Did(Input::Built { token, channels })) => {
+            (
+                State::Building,
+                Did(Input::Built {
+                    token,
+                    channels,
+                    handed,
+                }),
+            ) => {
                 out.push(DestinationEffect::Receive);
                 self.answer(
                     Body::Prepared {
                         node_uuid: self.node_uuid.clone(),
                         token,
                         channels,
+                        handed,
                     },
                     out,
                 );

@@ -59,6 +59,9 @@ pub(crate) enum DestinationInput {
         token: String,
         /// How many are accepted.
         channels: u32,
+        /// The memory is the source's own, which holds all pages already. None of it is written before
+        /// [`DestinationEffect::Run`].
+        handed: bool,
     },
     /// [`DestinationEffect::Build`] found that the VM does not fit; nothing was kept.
     Unfit(Vec<String>),

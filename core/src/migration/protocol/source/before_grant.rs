@@ -66,9 +66,14 @@ impl Source {
                     node_uuid,
                     token,
                     channels,
+                    handed,
                 }),
             ) => {
-                out.push(SourceEffect::Attach { token, channels });
+                out.push(SourceEffect::Attach {
+                    token,
+                    channels,
+                    handed,
+                });
                 State::Attaching { peer: node_uuid }
             }
             (State::Preparing, Heard(Body::Unfit { reasons })) => {

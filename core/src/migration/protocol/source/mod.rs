@@ -104,6 +104,8 @@ pub(crate) enum SourceEffect {
         token: String,
         /// How many channels it accepts.
         channels: u32,
+        /// It has the memory itself: there is nothing to copy.
+        handed: bool,
     },
     /// Run rounds of pre-copy until they converge: [`SourceInput::Converged`] or
     /// [`SourceInput::Failed`].

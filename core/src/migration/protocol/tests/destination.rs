@@ -43,6 +43,7 @@ fn way() -> Vec<(Input, Vec<Effect>)> {
     let built = Input::Built {
         token: "00ff".into(),
         channels: 4,
+        handed: false,
     };
     let runs = Effect::Finish(DestinationOutcome::Running);
     vec![
@@ -55,6 +56,25 @@ fn way() -> Vec<(Input, Vec<Effect>)> {
         (Input::Persisted, vec![Effect::Run]),
         (Input::Ran, vec![runs, say(Body::Running), Effect::AskLater]),
     ]
+}
+
+#[test]
+fn that_memory_was_handed_over_is_told() {
+    let mut destination = at(BUILDING);
+    let (node_uuid, token) = (D.to_owned(), "00ff".to_owned());
+    let built = Input::Built {
+        token: token.clone(),
+        channels: 1,
+        handed: true,
+    };
+    let prepared = Body::Prepared {
+        node_uuid,
+        token,
+        channels: 1,
+        handed: true,
+    };
+    let effects = [Effect::Receive, say(prepared)];
+    assert_eq!(destination.handle(built), effects);
 }
 
 const IDLE: usize = 0;

@@ -52,6 +52,22 @@ fn a_message_is_one_flat_object() {
 }
 
 #[test]
+fn that_memory_was_handed_over_is_said_where_it_was() {
+    let said = json!({
+        "session": "m", "epoch": 7, "operation": "prepared",
+        "node_uuid": "d", "token": "00ff", "channels": 1, "handed": true,
+    });
+    let told = message(Body::Prepared {
+        node_uuid: "d".into(),
+        token: "00ff".into(),
+        channels: 1,
+        handed: true,
+    });
+    assert_eq!(serde_json::to_value(&told).unwrap(), said);
+    assert_eq!(serde_json::from_value::<Message>(said).unwrap(), told);
+}
+
+#[test]
 fn a_force_names_its_epoch_beside_the_sessions() {
     // Two fields would share the name: what is said of the other epoch has one of its own.
     let said = json!({"session": "m", "epoch": 7, "operation": "superseded", "by": 8});

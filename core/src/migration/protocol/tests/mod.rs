@@ -36,6 +36,7 @@ fn prepared() -> Body {
         node_uuid: D.into(),
         token: "00ff".into(),
         channels: 4,
+        handed: false,
     }
 }
 

@@ -67,6 +67,7 @@ fn way() -> Vec<(Input, Vec<Effect>)> {
     let attach = Effect::Attach {
         token: "00ff".into(),
         channels: 4,
+        handed: false,
     };
     vec![
         (Input::Start, vec![say(Body::Prepare(Box::new(offer())))]),
@@ -107,6 +108,24 @@ pub(super) fn script(source: &mut Source, lines: Vec<(Input, Vec<Effect>)>) {
     for (input, effects) in lines {
         assert_eq!(source.handle(input.clone()), effects, "after {input:?}");
     }
+}
+
+#[test]
+fn that_memory_was_handed_over_is_passed_on() {
+    let mut source = at(PREPARING);
+    let (node_uuid, token) = (D.to_owned(), "00ff".to_owned());
+    let prepared = Body::Prepared {
+        node_uuid,
+        token: token.clone(),
+        channels: 1,
+        handed: true,
+    };
+    let attach = Effect::Attach {
+        token,
+        channels: 1,
+        handed: true,
+    };
+    assert_eq!(source.handle(hear(prepared)), [attach]);
 }
 
 /// What giving up says and does in a phase before the grant.

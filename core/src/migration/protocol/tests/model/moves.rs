@@ -371,6 +371,7 @@ impl World {
                 DestinationInput::Built {
                     token: "00ff".into(),
                     channels: 4,
+                    handed: false,
                 },
             ),
             Job::Build(_) => self.tell_destination(k, DestinationInput::Unfit(vec![why()])),
