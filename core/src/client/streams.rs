@@ -126,7 +126,7 @@ stream! {
 
 stream! {
     /// What a VM prints on its console: first what is kept of it (the last 64 KiB), then what comes.
-    /// It goes on over resets, and ends when the VM stops.
+    /// It goes on over resets, and ends when the VM stops; of a VM that failed it is what is kept.
     struct Output of Bytes: Console(bytes) => bytes
 }
 
@@ -134,7 +134,8 @@ stream! {
 /// [`write`](Console::write).
 ///
 /// What is kept of the output (the last 64 KiB) comes first. The stream goes on over resets, and
-/// ends when the VM stops.
+/// ends when the VM stops. Of a VM that failed since the node started, it is what is kept, until it is
+/// started again.
 #[derive(Debug)]
 pub struct Console {
     output: Output,

@@ -510,7 +510,7 @@ impl VMClient {
         ask!(self, Action::Verify { vm_id }, Guest)
     }
 
-    /// The console of a VM that runs.
+    /// The console of a VM that runs, or what the guest of one that has failed printed last.
     ///
     /// # Errors
     ///

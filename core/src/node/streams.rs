@@ -14,7 +14,7 @@ use crate::action::{Action, Item, Subscription};
 use crate::client::{ItemSink, ItemStream};
 use crate::error::{DWCPError, Result};
 use crate::machine::Console;
-use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType};
+use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType, VMState};
 
 /// Events taken from the log at once.
 const BATCH: usize = 64;
@@ -72,14 +72,7 @@ impl Shared {
                 migrations::progress(self, &migration_id, sink, permit).await?;
             }
             Subscription::Console { vm_id } => {
-                let write = Action::ConsoleWrite {
-                    vm_id,
-                    data: bytes::Bytes::new(),
-                };
-                let (entry, vm) = self.registry.find_legal(&write)?;
-                migrations::check_held(self, "console", &vm)?;
-                let console = entry.with_machine(|machine, _| machine.console().clone());
-                let console = console.ok_or_else(|| ending("console", &vm))?;
+                let (entry, console) = self.console_of(vm_id)?;
                 self.open_console(entry, console, sink, permit);
             }
         }
@@ -245,6 +238,25 @@ impl Shared {
                 }
             }
         });
+    }
+
+    /// The console of a VM: that of its machine, or what one that has failed printed before.
+    fn console_of(&self, vm_id: String) -> Result<(Arc<VmEntry>, Console)> {
+        let (entry, vm) = self.registry.find(&vm_id)?;
+        if vm.state == VMState::Failed
+            && let Some(console) = entry.last_words()
+        {
+            return Ok((entry, console));
+        }
+        let write = Action::ConsoleWrite {
+            vm_id,
+            data: bytes::Bytes::new(),
+        };
+        let (entry, vm) = self.registry.find_legal(&write)?;
+        migrations::check_held(self, "console", &vm)?;
+        let console = entry.with_machine(|machine, _| machine.console().clone());
+        let console = console.ok_or_else(|| ending("console", &vm))?;
+        Ok((entry, console))
     }
 
     fn open_console(
