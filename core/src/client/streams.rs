@@ -191,14 +191,20 @@ pub struct ConsoleWriter {
 impl ConsoleWriter {
     /// Types on the console, at most 64 KiB at once.
     ///
+    /// One client types at a time. The first that types while it has the console open keeps the others from it
+    /// until it has closed all that it has open of this console; who has it not open types where nobody does.
+    /// Clones of a [`Client`] are the same one.
+    ///
     /// # Errors
     ///
     /// [`DWCPError::ResourceLimit`], saying how many bytes were taken, where the guest does not read
-    /// as fast; [`DWCPError::InvalidOperation`] where the VM does not run.
+    /// as fast; [`DWCPError::InvalidOperation`] where the VM does not run, and, naming who it is, where
+    /// another client types.
     pub async fn write(&self, bytes: &[u8]) -> Result<()> {
         let action = Action::ConsoleWrite {
             vm_id: self.vm_id.clone(),
             data: Bytes::copy_from_slice(bytes),
+            writer: None,
         };
         match self.client.call(action).await? {
             Outcome::Done => Ok(()),

@@ -520,7 +520,10 @@ impl VMClient {
         let vm_id = id.to_owned();
         let items = self
             .client
-            .subscribe(Subscription::Console { vm_id })
+            .subscribe(Subscription::Console {
+                vm_id,
+                writer: None,
+            })
             .await?;
         Ok(Console::new(items, self.client.clone(), id))
     }
