@@ -592,8 +592,10 @@ struct dwcp_request *dwcp_request_guest_report(const char *vm_id);
 // Has the built-in guest check all its memory. Gives its report.
 struct dwcp_request *dwcp_request_verify(const char *vm_id);
 
-// Types on the console of a VM, at most 64 KiB at once.
-struct dwcp_request *dwcp_request_console_write(const char *vm_id, struct dwcp_bytes data);
+// Types on the console of a VM, at most 64 KiB at once. One client types at a time: the first that does while it
+// has a stream of the console, until it has ended that; others fail with `invalid_operation`, naming it.
+struct dwcp_request *dwcp_request_console_write(const char *vm_id,
+                                                struct dwcp_bytes data);
 
 // Begins to move a VM to the node of that name, as `options` (`MigrationOptions`, or NULL) say. The same
 // `key`, unless NULL, begins it once. Gives a `MigrationStatus`.

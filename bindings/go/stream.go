@@ -142,7 +142,8 @@ func (r *reader) migration(status *MigrationStatus) {
 }
 
 // Console is the console of a VM: reading gives what it prints from now on, writing types on it. One
-// goroutine may read while another writes.
+// goroutine may read while another writes. One client types at a time: the first that does while it has the
+// console open, until it has closed it; others get an error with ErrInvalidOperation that names it.
 type Console struct {
 	vm     *VMClient
 	id     string

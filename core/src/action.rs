@@ -218,13 +218,15 @@ pub enum Action {
         /// The snapshot.
         snapshot_id: String,
     },
-    /// Type on its console. Legal in running, paused, migrating; operator. [`Outcome::Done`] when
-    /// the bytes are queued.
+    /// Type on its console. Legal in running, paused, migrating, and while nobody else has its
+    /// keyboard ([`Subscription::Console`]); operator. [`Outcome::Done`] when the bytes are queued.
     ConsoleWrite {
         /// The VM.
         vm_id: String,
         /// The bytes.
         data: Bytes,
+        /// Who types. `None`: whoever the [`Client`](crate::Client) is.
+        writer: Option<String>,
     },
     /// Bring an image into the node's store, from a folder of the node's host with an `image.toml`.
     /// Admin, for it reads files there. [`Outcome::Image`] when it is durable. A name that is taken
@@ -445,6 +447,7 @@ impl Action {
             Action::ConsoleWrite { data, .. } if data.len() > CONSOLE_WRITE_MAX => {
                 validate::too_long("data", CONSOLE_WRITE_MAX)
             }
+            Action::ConsoleWrite { writer, .. } => validate::writer(writer.as_deref()),
             _ => Ok(()),
         }
     }
@@ -558,9 +561,14 @@ pub enum Subscription {
         migration_id: String,
     },
     /// What a VM prints on its console. [`Item::Console`].
+    ///
+    /// Any number may read. One types at a time: whoever has the console open and types first, until it has
+    /// closed it.
     Console {
         /// The VM.
         vm_id: String,
+        /// Who may type meanwhile. `None`: whoever the [`Client`](crate::Client) is.
+        writer: Option<String>,
     },
 }
 
@@ -585,7 +593,7 @@ impl Subscription {
             Subscription::MigrationProgress { migration_id } => {
                 validate::id("migration_id", migration_id)
             }
-            Subscription::Console { .. } => Ok(()),
+            Subscription::Console { writer, .. } => validate::writer(writer.as_deref()),
         }
     }
 
@@ -605,7 +613,9 @@ impl Subscription {
     pub fn vm_id(&self) -> Option<&str> {
         match self {
             Subscription::Watch { vm_id, .. } => vm_id.as_deref(),
-            Subscription::Metrics { vm_id, .. } | Subscription::Console { vm_id } => Some(vm_id),
+            Subscription::Metrics { vm_id, .. } | Subscription::Console { vm_id, .. } => {
+                Some(vm_id)
+            }
             Subscription::MigrationProgress { .. } => None,
         }
     }

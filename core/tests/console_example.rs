@@ -146,6 +146,41 @@ fn the_terminal_is_what_it_was_after_errors_and_signals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_type_is_told_why_and_reads_on() {
+    let node = dwcp::Node::builder("node-01").backend(dwcp::Backend::Sim);
+    let node = node.listen("127.0.0.1:0").start().await.unwrap();
+    let vms = node.client().vm();
+    let vm = support::started(&vms, support::config("web")).await;
+    let held = vms.console(&vm.id).await.unwrap();
+    held.write(b"a").await.unwrap();
+    let address = node.address().unwrap().to_string();
+    let id = vm.id.clone();
+    let sessions = tokio::task::spawn_blocking(move || {
+        let attach = ["--connect", &address, "--attach", &id];
+        let mut session = Session::start(&attach);
+        session.sees("dwcp/pulse: memory filled\r\n");
+        session.keys.write_all(b"x").unwrap();
+        session.sees("[console: another client types on it (node-01, since ");
+        let mut reads = Session::start(&[&attach[..], &["--read-only"]].concat());
+        reads.sees("dwcp/pulse: memory filled\r\n");
+        reads.keys.write_all(b"x").unwrap();
+        reads.sees("\x07");
+        (session, reads)
+    });
+    let (mut session, mut reads) = sessions.await.unwrap();
+    drop(held);
+    let ended = tokio::task::spawn_blocking(move || {
+        for session in [&mut session, &mut reads] {
+            session.keys.write_all(b"\x1d").unwrap();
+            session.sees("left; web stays");
+        }
+        session.ends() && reads.ends()
+    });
+    assert!(ended.await.unwrap());
+    vms.stop(&vm.id, true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_elsewhere_is_asked_and_left_as_it_was() {
     let node = dwcp::Node::builder("node-01").backend(dwcp::Backend::Sim);
     let node = node.listen("127.0.0.1:0").start().await.unwrap();

@@ -1,7 +1,8 @@
 //! A VM's console in this terminal: `cargo run --release --example console -- --help`.
 //!
 //! Starts a node, or asks one that runs elsewhere; makes a VM of an image, runs it, and puts its serial
-//! port and this terminal together until Ctrl-] is pressed or the VM stops. The VM is then destroyed.
+//! port and this terminal together until Ctrl-] is pressed or the VM stops. The VM is then destroyed. Or shows
+//! the console of a VM that is there, which it leaves alone.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -70,8 +71,14 @@ async fn run(options: &Options) -> Result<(), Failure> {
     told
 }
 
-/// Makes the VM, shows its console, and removes it again, whatever happened.
+/// Makes the VM, shows its console, and removes it again, whatever happened; or shows that of another.
 async fn boot(vms: &VMClient, options: &Options) -> Result<(), Failure> {
+    if let Some(id) = &options.attach {
+        let vm = vms.get(id).await?;
+        let why = show(vms, &vm, options).await?;
+        eprintln!("{why}; {} stays", vm.name);
+        return Ok(());
+    }
     let mut image = options.image.clone();
     if let Some(path) = &options.import {
         image = vms
@@ -91,7 +98,7 @@ async fn boot(vms: &VMClient, options: &Options) -> Result<(), Failure> {
         config = config.annotations([("dwcp.kernel/cmdline", options.cmdline.as_str())]);
     }
     let vm = vms.create(config.build()?).await?;
-    let shown = show(vms, &vm).await;
+    let shown = show(vms, &vm, options).await;
     let removed = remove(vms, &vm).await;
     let why = shown?;
     removed?;
@@ -107,20 +114,24 @@ async fn remove(vms: &VMClient, vm: &VM) -> Result<(), DWCPError> {
     }
 }
 
-/// Runs the VM with its console in this terminal; why that ended.
-async fn show(vms: &VMClient, vm: &VM) -> Result<&'static str, Failure> {
+/// Runs the VM, if it is this program's, with its console in this terminal; why that ended.
+async fn show(vms: &VMClient, vm: &VM, options: &Options) -> Result<&'static str, Failure> {
     // Before the terminal is changed, so that no signal ends the program in between.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
 
-    vms.start(&vm.id).await?;
+    if options.attach.is_none() {
+        vms.start(&vm.id).await?;
+    }
     let mut console = vms.console(&vm.id).await?;
     let writer = console.writer();
     eprintln!("{} runs {}; Ctrl-] leaves", vm.name, vm.config.image);
     // Dropped on each way out of here, and the terminal is what it was.
     let _raw = RawMode::enter()?;
     let mut typed = terminal::typed();
+    // Whether what was typed last arrived.
+    let mut heard = true;
     loop {
         tokio::select! {
             printed = console.next() => match printed {
@@ -136,11 +147,17 @@ async fn show(vms: &VMClient, vm: &VM) -> Result<&'static str, Failure> {
             },
             Some(what) = typed.recv() => match what {
                 Typed::Leave => return Ok("left"),
+                Typed::Bytes(_) if options.read_only => ring()?,
                 Typed::Bytes(bytes) => match writer.write(&bytes).await {
-                    // Stopped: the stream ends next, and says so.
-                    Ok(()) | Err(DWCPError::InvalidOperation(_)) => {}
-                    // The guest does not read as fast: the terminal rings, as one does.
-                    Err(DWCPError::ResourceLimit(_)) => std::io::stdout().write_all(b"\x07")?,
+                    Ok(()) => heard = true,
+                    // Somebody else types, which is told once; or it has stopped: the stream ends next,
+                    // and says so.
+                    Err(DWCPError::InvalidOperation(why)) if heard => {
+                        heard = false;
+                        eprint!("\r\n[{why}]\r\n");
+                    }
+                    // The same again; or the guest does not read as fast.
+                    Err(DWCPError::InvalidOperation(_) | DWCPError::ResourceLimit(_)) => ring()?,
                     Err(error) => return Err(error.into()),
                 },
             },
@@ -149,4 +166,11 @@ async fn show(vms: &VMClient, vm: &VM) -> Result<&'static str, Failure> {
             _ = hang_up.recv() => return Ok("ended by a signal"),
         }
     }
+}
+
+/// The terminal rings: what was typed went nowhere.
+fn ring() -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(b"\x07")?;
+    out.flush()
 }

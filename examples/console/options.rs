@@ -7,6 +7,7 @@ use dwcp::Backend;
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 Boots a VM and shows its console in this terminal. Ctrl-] leaves; the VM is then destroyed.
+Any number of clients may show a console; one of them types, the first that does, until it leaves.
 
   --image NAME          what it boots: an image of the node       [dwcp/pulse]
   --import PATH         a folder with an image.toml on the node's host, brought in first, as NAME
@@ -15,6 +16,7 @@ Boots a VM and shows its console in this terminal. Ctrl-] leaves; the VM is then
   --memory MIB          its memory                                [512]
   --cpus N              its vCPUs                                 [1]
   --name NAME           its name                                  [console]
+  --read-only           leaves the keyboard to others
 
 A node in this process:
   --backend kvm|sim     what runs the VM                          [kvm]
@@ -24,6 +26,7 @@ Or one that runs elsewhere:
   --connect HOST:PORT   where it listens
   --api-key KEY         a key it knows; --import needs one of an admin
   --ca-file PATH        its authority's certificate; without, no TLS
+  --attach VM           the console of a VM that runs there, or has failed, by its id; it stays as it is
   --help
 ";
 
@@ -37,11 +40,14 @@ pub(crate) struct Options {
     pub(crate) memory: u64,
     pub(crate) cpus: u32,
     pub(crate) name: String,
+    pub(crate) read_only: bool,
     pub(crate) backend: Backend,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) connect: Option<(String, u16)>,
     pub(crate) api_key: Option<String>,
     pub(crate) ca_file: Option<PathBuf>,
+    /// The id of a VM that is there.
+    pub(crate) attach: Option<String>,
 }
 
 impl Options {
@@ -54,11 +60,13 @@ impl Options {
             memory: 512 << 20,
             cpus: 1,
             name: "console".into(),
+            read_only: false,
             backend: Backend::Kvm,
             data_dir: None,
             connect: None,
             api_key: None,
             ca_file: None,
+            attach: None,
         };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
@@ -82,6 +90,7 @@ impl Options {
                         .map_err(|_| format!("--cpus is a number, not {text}"))?;
                 }
                 "--name" => options.name = value()?,
+                "--read-only" => options.read_only = true,
                 "--backend" => {
                     options.backend = match value()?.as_str() {
                         "kvm" => Backend::Kvm,
@@ -93,8 +102,12 @@ impl Options {
                 "--connect" => options.connect = Some(address(&value()?)?),
                 "--api-key" => options.api_key = Some(value()?),
                 "--ca-file" => options.ca_file = Some(value()?.into()),
+                "--attach" => options.attach = Some(value()?),
                 other => return Err(format!("unknown option {other}; --help lists them")),
             }
+        }
+        if options.attach.is_some() && options.connect.is_none() {
+            return Err("--attach needs --connect: a VM of this process would be a new one".into());
         }
         Ok(Some(options))
     }
@@ -118,11 +131,12 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let text = "--image mini --import /images/mini --cmdline quiet --memory 64 --cpus 2 --name n \
-                    --backend sim --data-dir d --connect ::1:9000 --api-key k --ca-file ca.pem";
+                    --backend sim --data-dir d --connect ::1:9000 --api-key k --ca-file ca.pem --read-only --attach vm";
         let options = parse(text).unwrap().unwrap();
         assert_eq!(options.connect, Some(("::1".into(), 9000)));
         assert_eq!((options.memory, options.cpus), (64 << 20, 2));
         assert_eq!(options.import.as_deref(), Some("/images/mini"));
+        assert!(options.read_only && options.attach.as_deref() == Some("vm"));
         assert!(parse("--help").unwrap().is_none());
         assert_eq!(parse("").unwrap().unwrap().image, None);
     }
@@ -133,6 +147,7 @@ mod tests {
             ("--image", "--image"),
             ("--what", "--what"),
             ("--connect here", "HOST:PORT"),
+            ("--attach vm", "--connect"),
             ("--backend qemu", "qemu"),
             ("--memory much", "much"),
             ("--cpus -1", "-1"),

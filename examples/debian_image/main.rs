@@ -19,8 +19,10 @@ use self::cpio::Archive;
 use self::modules::Modules;
 use self::options::{HELP, Options};
 
-/// What the kernel needs for its devices, and for the power button. What is built into the kernel is left out by itself.
-const MODULES: [&str; 8] = [
+/// What the kernel needs for its devices, for the power button, and to tell of a panic, which comes first. What is built
+/// into the kernel is left out by itself.
+const MODULES: [&str; 9] = [
+    "pvpanic_mmio",
     "virtio_mmio",
     "virtio_blk",
     "virtio_rng",

@@ -282,7 +282,8 @@ pub extern "C" fn dwcp_request_verify(vm_id: *const c_char) -> Option<Box<dwcp_r
     made(|| verify(vm_id))
 }
 
-/// Types on the console of a VM, at most 64 KiB at once.
+/// Types on the console of a VM, at most 64 KiB at once. One client types at a time: the first that does while it
+/// has a stream of the console, until it has ended that; others fail with `invalid_operation`, naming it.
 #[unsafe(no_mangle)]
 pub extern "C" fn dwcp_request_console_write(
     vm_id: *const c_char,
@@ -292,6 +293,7 @@ pub extern "C" fn dwcp_request_console_write(
         Ok(Asked::Call(Action::ConsoleWrite {
             vm_id: text(vm_id, "vm_id")?.to_owned(),
             data: Bytes::copy_from_slice(data.get("data")?),
+            writer: None,
         }))
     })
 }

@@ -98,7 +98,11 @@ impl NativeClient {
         timeout: Option<String>,
     ) -> Result<Option<Payload>, Thrown> {
         let data = Bytes::copy_from_slice(&data);
-        let action = Action::ConsoleWrite { vm_id, data };
+        let action = Action::ConsoleWrite {
+            vm_id,
+            data,
+            writer: None,
+        };
         self.ask(bridge, tag, action, timeout.as_deref())
     }
 

@@ -157,7 +157,10 @@ export class Stream<T> implements AsyncIterableIterator<T> {
   }
 }
 
-/** What a VM prints on its console, in pieces as they come, and the way to type on it. */
+/**
+ * What a VM prints on its console, in pieces as they come, and the way to type on it. One client types at a time: the
+ * first that does while it reads the console, until it has closed it; others get an `InvalidOperationError` that names it.
+ */
 export class Console extends Stream<Uint8Array> {
   readonly #write: (data: string | Uint8Array, options?: CallOptions) => Promise<void>;
 

@@ -168,6 +168,9 @@ def _one_at_a_time(name: str) -> InvalidOperationError:
 class Console(Stream[bytes]):
     """What a VM prints on its console, from now on; and its keyboard.
 
+    One client types at a time: the first that does while it reads the console, until it no longer does;
+    others get an `InvalidOperationError` that names it.
+
     It cannot be continued exactly on another connection, and ends with `ConnectionError` when that is
     lost.
     """

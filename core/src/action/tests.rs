@@ -83,6 +83,7 @@ fn every_action() -> Vec<Action> {
         Action::ConsoleWrite {
             vm_id: id(),
             data: Bytes::from_static(b"ls\n"),
+            writer: None,
         },
         Action::ImportImage {
             path: "/images/mini".into(),
@@ -318,6 +319,16 @@ fn what_callers_write_is_checked() {
             Action::ConsoleWrite {
                 vm_id: id(),
                 data: vec![0; 65_537].into(),
+                writer: None,
+            }
+            .validate(),
+        ),
+        (
+            "writer",
+            Action::ConsoleWrite {
+                vm_id: id(),
+                data: Bytes::new(),
+                writer: Some("w".repeat(258)),
             }
             .validate(),
         ),
@@ -333,6 +344,15 @@ fn what_callers_write_is_checked() {
             "vm_id",
             Subscription::Console {
                 vm_id: long.clone(),
+                writer: None,
+            }
+            .validate(),
+        ),
+        (
+            "writer",
+            Subscription::Console {
+                vm_id: id(),
+                writer: Some("w".repeat(258)),
             }
             .validate(),
         ),

@@ -34,7 +34,7 @@ pub use self::streams::{Console, ConsoleWriter, Events, Items, MetricsStream, Mi
 pub use self::vm::VMClient;
 use crate::action::{Action, Outcome, Subscription};
 use crate::error::{DWCPError, Result};
-use crate::model::{ClientMetrics, Health, NodeInfo};
+use crate::model::{ClientMetrics, Health, NodeInfo, new_uuid};
 
 /// Asks the node at `address` on behalf of somebody with that role, as a node. Connects when it is first
 /// asked.
@@ -79,6 +79,8 @@ pub(crate) fn forwarder(
 pub struct Client(Arc<Shared>);
 
 struct Shared {
+    /// Who this client is where one types at a time.
+    writer: String,
     service: Arc<dyn Service>,
     counters: Arc<Counters>,
     closed: AtomicBool,
@@ -125,6 +127,7 @@ impl Client {
 
     fn with(service: Arc<dyn Service>, counters: Arc<Counters>) -> Client {
         Client(Arc::new(Shared {
+            writer: new_uuid(),
             service,
             counters,
             closed: AtomicBool::new(false),
@@ -199,7 +202,10 @@ impl Client {
     /// # Errors
     ///
     /// The node's; [`DWCPError::Config`] for what [`Action::validate`] refuses.
-    pub async fn call(&self, action: Action) -> Result<Outcome> {
+    pub async fn call(&self, mut action: Action) -> Result<Outcome> {
+        if let Action::ConsoleWrite { writer, .. } = &mut action {
+            writer.get_or_insert_with(|| self.0.writer.clone());
+        }
         self.counted(async {
             action.validate()?;
             self.open()?;
@@ -216,7 +222,10 @@ impl Client {
     /// # Errors
     ///
     /// The node's; [`DWCPError::Config`] for what [`Subscription::validate`] refuses.
-    pub async fn subscribe(&self, subscription: Subscription) -> Result<Items> {
+    pub async fn subscribe(&self, mut subscription: Subscription) -> Result<Items> {
+        if let Subscription::Console { writer, .. } = &mut subscription {
+            writer.get_or_insert_with(|| self.0.writer.clone());
+        }
         self.counted(async {
             subscription.validate()?;
             self.open()?;

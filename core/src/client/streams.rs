@@ -126,7 +126,7 @@ stream! {
 
 stream! {
     /// What a VM prints on its console: first what is kept of it (the last 64 KiB), then what comes.
-    /// It goes on over resets, and ends when the VM stops.
+    /// It goes on over resets, and ends when the VM stops; of a VM that failed it is what is kept.
     struct Output of Bytes: Console(bytes) => bytes
 }
 
@@ -134,7 +134,8 @@ stream! {
 /// [`write`](Console::write).
 ///
 /// What is kept of the output (the last 64 KiB) comes first. The stream goes on over resets, and
-/// ends when the VM stops.
+/// ends when the VM stops. Of a VM that failed since the node started, it is what is kept, until it is
+/// started again.
 #[derive(Debug)]
 pub struct Console {
     output: Output,
@@ -190,14 +191,20 @@ pub struct ConsoleWriter {
 impl ConsoleWriter {
     /// Types on the console, at most 64 KiB at once.
     ///
+    /// One client types at a time. The first that types while it has the console open keeps the others from it
+    /// until it has closed all that it has open of this console; who has it not open types where nobody does.
+    /// Clones of a [`Client`] are the same one.
+    ///
     /// # Errors
     ///
     /// [`DWCPError::ResourceLimit`], saying how many bytes were taken, where the guest does not read
-    /// as fast; [`DWCPError::InvalidOperation`] where the VM does not run.
+    /// as fast; [`DWCPError::InvalidOperation`] where the VM does not run, and, naming who it is, where
+    /// another client types.
     pub async fn write(&self, bytes: &[u8]) -> Result<()> {
         let action = Action::ConsoleWrite {
             vm_id: self.vm_id.clone(),
             data: Bytes::copy_from_slice(bytes),
+            writer: None,
         };
         match self.client.call(action).await? {
             Outcome::Done => Ok(()),

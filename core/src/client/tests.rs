@@ -197,7 +197,10 @@ fn streams_are_unpin_and_clients_go_anywhere() {
         .build()
         .unwrap();
     let mut items = runtime
-        .block_on(client.subscribe(Subscription::Console { vm_id: "x".into() }))
+        .block_on(client.subscribe(Subscription::Console {
+            vm_id: "x".into(),
+            writer: None,
+        }))
         .unwrap();
     let waker = std::task::Waker::noop();
     let polled = futures_core::Stream::poll_next(

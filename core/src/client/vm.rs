@@ -510,7 +510,7 @@ impl VMClient {
         ask!(self, Action::Verify { vm_id }, Guest)
     }
 
-    /// The console of a VM that runs.
+    /// The console of a VM that runs, or what the guest of one that has failed printed last.
     ///
     /// # Errors
     ///
@@ -520,7 +520,10 @@ impl VMClient {
         let vm_id = id.to_owned();
         let items = self
             .client
-            .subscribe(Subscription::Console { vm_id })
+            .subscribe(Subscription::Console {
+                vm_id,
+                writer: None,
+            })
             .await?;
         Ok(Console::new(items, self.client.clone(), id))
     }

@@ -118,6 +118,28 @@ fn a_kernel_that_resets_itself_begins_anew_in_its_machine() {
 }
 
 #[test]
+fn a_kernel_that_panics_has_crashed_before_it_reboots() {
+    let Some(kvm) = kvm() else { return };
+    for pvh in [false, true] {
+        // It asks what is understood, tells of all that, and would reset itself.
+        let tell = [&out(0x505)[..5], &[0xec, 0xee]].concat();
+        let kernel = elf(&[&tell[..], &code(pvh, 0x01)].concat(), pvh);
+        let machine = machine(&kvm, 2, kernel);
+        machine.boot().unwrap();
+        machine.resume().unwrap();
+        let crashed = End::Crashed("its kernel panicked".into());
+        assert_eq!(wait_ended(&machine), crashed);
+        machine.pause();
+        machine.resume().unwrap();
+        assert_eq!(machine.ended(), Some(crashed.clone()), "it ended for good");
+        assert_eq!(machine.console().kept(), b"", "it did not go on");
+        // A reset begins anew, as after any end.
+        machine.reset().unwrap();
+        assert_eq!(wait_ended(&machine), crashed);
+    }
+}
+
+#[test]
 fn an_edge_before_a_kernel_is_ready_is_no_exception_to_it() {
     let Some(kvm) = kvm() else { return };
     for pvh in [false, true] {

@@ -90,6 +90,8 @@ pub const FILTERS_MAX: usize = LABELS_MAX + 4;
 pub const METRICS_INTERVAL_MIN_MS: u64 = 1;
 /// Most bytes typed on a console at once.
 pub const CONSOLE_WRITE_MAX: usize = 64 << 10;
+/// Longest name of who types on a console, in bytes: an id, and before it a name that a node puts there.
+pub const WRITER_LEN_MAX: usize = 2 * ID_LEN_MAX + 1;
 /// Most VMs in one page of a list: some 2 MiB of usual VMs.
 pub const LIST_LIMIT_MAX: u32 = 1000;
 /// Longest name of a page in bytes: a number and an id.

@@ -95,6 +95,11 @@ pub(crate) fn id(field: &str, id: &str) -> Result<()> {
     text(field, id, ID_LEN_MAX)
 }
 
+/// Checks who types on a console.
+pub(crate) fn writer(writer: Option<&str>) -> Result<()> {
+    writer.map_or(Ok(()), |writer| text("writer", writer, WRITER_LEN_MAX))
+}
+
 /// Checks an idempotency key.
 pub(crate) fn key(key: &str) -> Result<()> {
     if key.is_empty() {

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::Shared;
+use super::keyboard;
 use super::store::{ApiKey, Flush, Store};
 use crate::action::Role;
 use crate::error::{DWCPError, Result};
@@ -73,6 +74,8 @@ pub(super) struct Principal {
     pub(super) role: Role,
     /// No key is needed here: a peer needs none either.
     pub(super) open: bool,
+    /// A node that asks for others, whom it has let in itself.
+    pub(super) forwards: bool,
 }
 
 impl Principal {
@@ -82,6 +85,7 @@ impl Principal {
             name: "anonymous".into(),
             role: Role::Admin,
             open: true,
+            forwards: false,
         }
     }
 
@@ -89,7 +93,11 @@ impl Principal {
     pub(super) fn on_behalf(self, role: Option<Role>) -> Principal {
         match role {
             Some(role) if (self.role == Role::Node || self.open) && Role::Operator.allows(role) => {
-                Principal { role, ..self }
+                Principal {
+                    role,
+                    forwards: true,
+                    ..self
+                }
             }
             _ => self,
         }
@@ -109,6 +117,13 @@ impl Principal {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect()
+    }
+
+    /// Says in `writer` that it is who types; `connection` is the one it came by.
+    pub(super) fn sign(&self, writer: &mut Option<String>, connection: &str) {
+        if !(self.forwards && writer.is_some()) {
+            keyboard::let_in(writer, &self.name, connection);
+        }
     }
 
     /// # Errors
@@ -228,6 +243,7 @@ fn principal(key: &Key) -> Principal {
         name: key.name.clone(),
         role: key.role,
         open: false,
+        forwards: false,
     }
 }
 
@@ -363,6 +379,7 @@ mod tests {
                 name: "k".into(),
                 role,
                 open: false,
+                forwards: false,
             };
             who.check("this", needed).is_err()
         };
@@ -373,6 +390,7 @@ mod tests {
             name: "p".into(),
             role: Role::Node,
             open: false,
+            forwards: false,
         };
         for (asked, granted) in [
             (None, Role::Node),

@@ -438,6 +438,9 @@ impl Shared {
             // Its machine stays.
             return self.restart(entry, &vm, "the guest reset itself").await;
         }
+        if matches!(end, End::Crashed(_) | End::Failed(_)) {
+            entry.keep_last_words();
+        }
         if let Some(machine) = entry.take_machine() {
             self.end(machine).await?;
         }

@@ -2,7 +2,7 @@
 //!
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
-//! and `info` answer questions, `streams` feeds subscribers, `once` makes a repeated request one,
+//! and `info` answer questions, `streams` feeds subscribers, `keyboard` lets one of them type, `once` makes a repeated request one,
 //! `migrations` moves VMs, `snapshots` keeps what they were, `images` has what they boot, `disks` where they write, `server` lets clients and peers in, `keys`
 //! knows what they may, `peers` how others are reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in
 //! as an `Action`.
@@ -18,6 +18,7 @@ mod forward;
 mod guest;
 mod images;
 mod info;
+mod keyboard;
 mod keys;
 mod lifecycle;
 mod metrics;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::keyboard::Keyboard;
 use super::metrics::Samples;
 use crate::machine::{Hooks, News};
 
@@ -21,6 +22,7 @@ pub(crate) struct Run {
     /// Rung when there is something to look at; counts the rings.
     bell: watch::Sender<u64>,
     pub(super) samples: Samples,
+    pub(super) keyboard: Arc<Keyboard>,
     /// Checks of memory that were asked for and done.
     checks: AtomicU64,
 }
@@ -40,6 +42,7 @@ impl Run {
             inbox: Mutex::default(),
             bell: watch::Sender::new(0),
             samples: Samples::default(),
+            keyboard: Arc::default(),
             checks: AtomicU64::new(0),
         })
     }

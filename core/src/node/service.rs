@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Shared;
+use super::keyboard;
 use super::metrics::GLANCE;
 use super::migrations;
 use super::registry::{Phase, VmEntry};
@@ -24,13 +25,19 @@ impl fmt::Debug for Local {
 }
 
 impl Service for Local {
-    fn call(&self, action: Action) -> BoxFuture<Result<Outcome>> {
+    fn call(&self, mut action: Action) -> BoxFuture<Result<Outcome>> {
         let shared = Arc::clone(&self.0);
+        if let Action::ConsoleWrite { writer, .. } = &mut action {
+            keyboard::let_in(writer, &shared.name, "");
+        }
         Box::pin(async move { shared.call(action).await })
     }
 
-    fn subscribe(&self, subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
+    fn subscribe(&self, mut subscription: Subscription) -> BoxFuture<Result<ItemStream>> {
         let shared = Arc::clone(&self.0);
+        if let Subscription::Console { writer, .. } = &mut subscription {
+            keyboard::let_in(writer, &shared.name, "");
+        }
         Box::pin(async move { shared.open_anywhere(subscription).await })
     }
 
@@ -125,9 +132,13 @@ impl Shared {
             }
             Action::GuestReport { .. } => Ok(Outcome::Guest(Box::new(self.guest_report(&action)?))),
             Action::Verify { .. } => Ok(Outcome::Guest(Box::new(self.verify(&action).await?))),
-            Action::ConsoleWrite { ref data, .. } => {
+            Action::ConsoleWrite {
+                ref data,
+                ref writer,
+                ..
+            } => {
                 let (entry, vm) = self.registry.find_legal(&action)?;
-                type_in(&entry, &vm, data)
+                type_in(&entry, &vm, data, writer.as_deref().unwrap_or_default())
             }
             Action::ImportImage { path, name } => {
                 let work = shared.clone();
@@ -293,8 +304,12 @@ fn done(result: Result<()>) -> Result<Outcome> {
 }
 
 /// Types on a console.
-fn type_in(entry: &VmEntry, vm: &VM, data: &[u8]) -> Result<Outcome> {
-    match entry.with_machine(|machine, _| machine.type_in(data)) {
+fn type_in(entry: &VmEntry, vm: &VM, data: &[u8], writer: &str) -> Result<Outcome> {
+    let typed = entry.with_machine(|machine, run| {
+        let taken = run.keyboard.take(writer);
+        taken.map(|()| machine.type_in(data))
+    });
+    match typed.transpose()? {
         None => Err(ending("console", vm)),
         Some(taken) if taken < data.len() => Err(DWCPError::ResourceLimit(format!(
             "console: the guest took {taken} of {} bytes; it does not read its console as fast",

@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::MissedTickBehavior;
 
 use super::events::Read;
+use super::keyboard::Seat;
 use super::registry::VmEntry;
 use super::run::Run;
 use super::{Shared, migrations};
@@ -14,7 +15,7 @@ use crate::action::{Action, Item, Subscription};
 use crate::client::{ItemSink, ItemStream};
 use crate::error::{DWCPError, Result};
 use crate::machine::Console;
-use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType};
+use crate::model::{Filters, LostEvents, Timestamp, VM, VMEvent, VMEventType, VMState};
 
 /// Events taken from the log at once.
 const BATCH: usize = 64;
@@ -71,16 +72,9 @@ impl Shared {
             Subscription::MigrationProgress { migration_id } => {
                 migrations::progress(self, &migration_id, sink, permit).await?;
             }
-            Subscription::Console { vm_id } => {
-                let write = Action::ConsoleWrite {
-                    vm_id,
-                    data: bytes::Bytes::new(),
-                };
-                let (entry, vm) = self.registry.find_legal(&write)?;
-                migrations::check_held(self, "console", &vm)?;
-                let console = entry.with_machine(|machine, _| machine.console().clone());
-                let console = console.ok_or_else(|| ending("console", &vm))?;
-                self.open_console(entry, console, sink, permit);
+            Subscription::Console { vm_id, writer } => {
+                let (entry, console, seat) = self.console_of(vm_id, writer)?;
+                self.open_console(entry, (console, seat), sink, permit);
             }
         }
         Ok(stream)
@@ -247,16 +241,44 @@ impl Shared {
         });
     }
 
+    /// The console of a VM: that of its machine, with a seat at its keyboard, or what one that has failed printed
+    /// before.
+    fn console_of(
+        &self,
+        vm_id: String,
+        writer: Option<String>,
+    ) -> Result<(Arc<VmEntry>, Console, Option<Seat>)> {
+        let (entry, vm) = self.registry.find(&vm_id)?;
+        if vm.state == VMState::Failed
+            && let Some(console) = entry.last_words()
+        {
+            return Ok((entry, console, None));
+        }
+        let write = Action::ConsoleWrite {
+            vm_id,
+            data: bytes::Bytes::new(),
+            writer: None,
+        };
+        let (entry, vm) = self.registry.find_legal(&write)?;
+        migrations::check_held(self, "console", &vm)?;
+        let opened = entry.with_machine(|machine, run| {
+            let seat = run.keyboard.open(writer.unwrap_or_default());
+            (machine.console().clone(), seat)
+        });
+        let (console, seat) = opened.ok_or_else(|| ending("console", &vm))?;
+        Ok((entry, console, Some(seat)))
+    }
+
     fn open_console(
         self: &Arc<Self>,
         entry: Arc<VmEntry>,
-        console: Console,
+        (console, seat): (Console, Option<Seat>),
         sink: ItemSink,
         permit: OwnedSemaphorePermit,
     ) {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
-            let _permit = permit;
+            let (_permit, _seat) = (permit, seat);
             let mut from = 0;
             loop {
                 let read = tokio::select! {

@@ -51,6 +51,8 @@ async fn a_guest_that_crashes_is_failed_with_a_reason() {
     let vms = node.client().vm();
     let (id, Running { machine, .. }) = running(&node).await;
     let mut events = vms.watch(&id).await.unwrap();
+    let mut console = vms.console(&id).await.unwrap();
+    let printed = console.next().await.unwrap();
     // ud2 over the guest's code: nobody handles it.
     let crash = [0x0f, 0x0b].repeat(512);
     machine.ram().write(0x8000, &crash).unwrap();
@@ -67,6 +69,16 @@ async fn a_guest_that_crashes_is_failed_with_a_reason() {
     assert!(event.vm.stopped_at.is_some());
     let vm = vms.get(&id).await.unwrap();
     assert_eq!((vm.state, vm.reason), (VMState::Failed, Some(reason)));
+    // What it printed can still be read, to its end, and nothing typed any more.
+    let mut console = vms.console(&id).await.unwrap();
+    assert!(console.next().await.unwrap().starts_with(&printed));
+    while console.next().await.is_some() {}
+    assert_eq!(console.error(), None);
+    let typed = console.write(b"help").await;
+    assert!(
+        matches!(typed, Err(DWCPError::InvalidOperation(_))),
+        "{typed:?}"
+    );
     // It can be started again, or destroyed.
     vms.start(&id).await.unwrap();
     assert_eq!(vms.get(&id).await.unwrap().reason, None);

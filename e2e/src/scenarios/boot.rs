@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dwcp::{DWCPError, StopOptions, VMEventType, VMState};
+use dwcp::{Client, DWCPError, StopOptions, VMEventType, VMState};
 use futures::StreamExt;
 
 use super::checks::quiet;
@@ -27,7 +27,7 @@ pub(super) async fn play(options: &Options) -> Played {
     Ok(format!("up after {:.1} s, {lent}", up.as_secs_f64()))
 }
 
-/// Four vCPUs; reboot, a graceful and a forced stop.
+/// Four vCPUs; reboot, a graceful stop, a panic, and a forced stop.
 pub(super) async fn power(options: &Options) -> Played {
     let node = node("power", options).await?;
     let mut guest = Guest::boot(&node.client(), config("linux", 4), options).await?;
@@ -65,21 +65,44 @@ pub(super) async fn power(options: &Options) -> Played {
     let mut guest = Guest::attach(&node.client(), vm, options).await?;
     guest.wait_up().await?;
     guest.run("killall acpid").await?;
-    let options = StopOptions {
+    let patience = StopOptions {
         force: false,
         timeout: Some(Duration::from_secs(3)),
     };
-    match guest.vms.stop_with(&guest.vm.id, options).await {
+    match guest.vms.stop_with(&guest.vm.id, patience).await {
         Err(DWCPError::Timeout(_)) => {}
         other => return Err(format!("a guest that does not listen: {other:?}")),
     }
     answers(&mut guest, 4).await?;
-    guest.vms.stop(&guest.vm.id, true).await.map_err(text)?;
-    let vm = guest.vms.get(&guest.vm.id).await.map_err(text)?;
+    let (vms, id) = (guest.vms.clone(), guest.vm.id.clone());
+    panics(guest, &node.client(), options).await?;
+
+    // It can be started again, and stopped by force while it comes up.
+    vms.start(&id).await.map_err(text)?;
+    vms.stop(&id, true).await.map_err(text)?;
+    let vm = vms.get(&id).await.map_err(text)?;
     if vm.state != VMState::Stopped {
         return Err(format!("it is {} after a forced stop", vm.state));
     }
-    Ok("rebooted, stopped by the button, and by force".into())
+    Ok("rebooted, stopped by the button, panicked, stopped by force".into())
+}
+
+/// Its kernel panics: it has failed with the reason, and what it printed last can be read by whoever comes then.
+async fn panics(mut guest: Guest, client: &Client, options: &Options) -> Result<(), String> {
+    let mut events = guest.vms.watch(&guest.vm.id).await.map_err(text)?;
+    guest.type_in("echo c >/proc/sysrq-trigger\n").await?;
+    let vm = guest.wait_state(VMState::Failed).await?;
+    says(vm.reason.as_deref(), "its kernel panicked")?;
+    while let Some(event) = events.next().await {
+        if event.vm.state == VMState::Failed {
+            says(Some(&event.message), "its kernel panicked")?;
+            break;
+        }
+    }
+    let mut late = Guest::attach(client, vm, options).await?;
+    late.wait("Kernel panic - not syncing: sysrq triggered crash")
+        .await
+        .map(drop)
 }
 
 /// Its vCPUs are there, and the console works in both directions.

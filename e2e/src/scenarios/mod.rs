@@ -42,7 +42,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "power",
-        about: "with 4 vCPUs: reboot, power button, forced stop",
+        about: "with 4 vCPUs: reboot, power button, a panic, forced stop",
         open: None,
         play: |options| Box::pin(boot::power(options)),
     },

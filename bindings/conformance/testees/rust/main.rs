@@ -196,6 +196,7 @@ async fn serve(state: &Shared, request: &Value) -> Result<Value> {
             let console = Action::ConsoleWrite {
                 vm_id: text(request, "vm")?.to_owned(),
                 data: text(request, "data")?.as_bytes().to_vec().into(),
+                writer: None,
             };
             client(state, request)?.call(console).await?;
             Ok(json!({}))
@@ -294,7 +295,10 @@ async fn open(client: &Client, kind: &str, args: &Value) -> Result<Items> {
         "migration_progress" => Subscription::MigrationProgress {
             migration_id: text(args, "migration_id")?.to_owned(),
         },
-        "console" => Subscription::Console { vm_id: id()? },
+        "console" => Subscription::Console {
+            vm_id: id()?,
+            writer: None,
+        },
         other => return Err(DWCPError::Unsupported(format!("kind: {other}"))),
     };
     client.subscribe(subscription).await

@@ -429,7 +429,10 @@ mod tests {
 
     #[test]
     fn a_console_cannot_be_continued() {
-        let console = Resume::new(Subscription::Console { vm_id: "a".into() });
+        let console = Resume::new(Subscription::Console {
+            vm_id: "a".into(),
+            writer: None,
+        });
         assert!(!console.is_possible() && !console.is_complete());
     }
 }

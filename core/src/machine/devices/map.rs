@@ -12,6 +12,9 @@ pub(in crate::machine) const SERIAL_PORTS: Range<u16> = 0x3f8..0x400;
 /// Its interrupt line.
 pub(in crate::machine) const SERIAL_GSI: u32 = 4;
 
+/// The port by which a kernel says that it has panicked, where its driver's authors put it.
+pub(in crate::machine) const PANIC_PORT: u16 = 0x505;
+
 /// The port of sleep control, sleep status and reset (ACPI 6.5, 4.8.3.7 and 4.8.3.6), one byte wide.
 pub(in crate::machine) const POWER_PORT: u16 = 0x600;
 /// The interrupt line of the power button.

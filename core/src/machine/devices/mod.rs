@@ -8,6 +8,7 @@
 
 mod bus;
 pub(super) mod map;
+mod panic;
 pub(super) mod power;
 mod pulse;
 mod saved;
@@ -80,6 +81,9 @@ impl Devices {
         if let (map::POWER_PORT, 1, &[value]) = (port, width, data) {
             return self.power.write(value);
         }
+        if let (map::PANIC_PORT, 1, &[value]) = (port, width, data) {
+            return panic::write(value);
+        }
         match (&self.pulse, <[u8; 4]>::try_from(data)) {
             (Some(pulse), Ok(value)) => pulse.write(vcpu, port, u32::from_le_bytes(value)),
             _ => Then::Continue,
@@ -95,6 +99,8 @@ impl Devices {
             }
         } else if let (map::POWER_PORT, 1, [value]) = (port, width, &mut *data) {
             *value = self.power.read();
+        } else if let (map::PANIC_PORT, 1, [value]) = (port, width, &mut *data) {
+            *value = panic::read();
         } else if let (Some(pulse), Ok(value)) = (&self.pulse, <&mut [u8; 4]>::try_from(data)) {
             *value = pulse.read(port).to_le_bytes();
         }

@@ -155,9 +155,7 @@ impl Control {
     /// Tells all vCPUs to park; `kick` makes them look.
     pub(crate) fn park(&self, kick: impl Fn()) {
         let inner = self.lock();
-        if self.wanted.load(Ordering::SeqCst) != Wanted::Quit as u8 {
-            self.want(Wanted::Park);
-        }
+        self.want(Wanted::Park);
         drop(inner);
         kick();
     }
@@ -206,8 +204,12 @@ impl Control {
         self.lock().end = None;
     }
 
-    /// Sets what is wanted, under the lock.
+    /// Sets what is wanted, under the lock. Threads that were told to end are told nothing else any more: a guest
+    /// may come to its end in the same moment.
     fn want(&self, wanted: Wanted) {
+        if self.wanted.load(Ordering::SeqCst) == Wanted::Quit as u8 {
+            return;
+        }
         self.wanted.store(wanted as u8, Ordering::SeqCst);
         self.go.notify_all();
         self.parked.notify_all();
@@ -234,5 +236,16 @@ mod tests {
         assert_eq!(control.lock().running, 1);
         assert!(!control.wait_for_run());
         control.wait_parked();
+    }
+
+    #[test]
+    fn threads_that_are_to_end_do_whatever_the_guest_does() {
+        let control = Control::new(Box::new(|| {}));
+        control.add();
+        control.run();
+        control.quit(|| {});
+        control.end(End::Reset);
+        control.park(|| {});
+        assert!(!control.wait_for_run());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::super::run::Run;
-use crate::machine::Machine;
+use crate::machine::{Console, Machine};
 use crate::model::VMState;
 
 /// A VM's machine, and what it shares with the node.
@@ -35,6 +35,8 @@ pub(crate) struct VmEntry {
     pub(in crate::node) verifying: tokio::sync::Mutex<()>,
     /// Its machine while it has one.
     running: Mutex<Option<Running>>,
+    /// What its guest printed before it failed: of a crash, often all that there is to see.
+    last_words: Mutex<Option<Console>>,
     standing: watch::Sender<Standing>,
     /// Forced stops that wait; whoever gives the guest time lets them through.
     forced: watch::Sender<u32>,
@@ -47,6 +49,7 @@ impl VmEntry {
             lifecycle: Arc::default(),
             verifying: tokio::sync::Mutex::default(),
             running: Mutex::default(),
+            last_words: Mutex::default(),
             standing: watch::Sender::new(Standing {
                 state,
                 incarnation: 0,
@@ -88,9 +91,21 @@ impl VmEntry {
         self.lock_running().is_some()
     }
 
-    /// Gives it a machine.
+    /// Gives it a machine, which has a console of its own.
     pub(crate) fn put_machine(&self, running: Running) {
         *self.lock_running() = Some(running);
+        *self.lock_last_words() = None;
+    }
+
+    /// Keeps what its machine's guest printed, until it has another machine.
+    pub(in crate::node) fn keep_last_words(&self) {
+        let console = self.with_machine(|machine, _| machine.console().clone());
+        *self.lock_last_words() = console;
+    }
+
+    /// What was kept so.
+    pub(in crate::node) fn last_words(&self) -> Option<Console> {
+        self.lock_last_words().clone()
     }
 
     /// Takes its machine away. The caller ends it by dropping it, off the async threads.
@@ -128,6 +143,12 @@ impl VmEntry {
             standing.state = state;
             standing.gone = gone;
         });
+    }
+
+    fn lock_last_words(&self) -> MutexGuard<'_, Option<Console>> {
+        self.last_words
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_running(&self) -> MutexGuard<'_, Option<Running>> {

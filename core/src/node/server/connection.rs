@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::Tide;
-use super::streams::Pump;
+use super::streams::{Pump, Typist};
 use crate::action::{Action, Item, Outcome, Role, Subscription};
 use crate::client::ItemStream;
 use crate::error::{DWCPError, Result};
@@ -45,7 +45,7 @@ const DRAIN_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) enum Answer {
     Reply(Id, Result<Outcome>),
-    Opened(Id, Option<String>, Result<ItemStream>),
+    Opened(Id, Option<Typist>, Result<ItemStream>),
     Item(Id, Item),
     End(Id, Option<DWCPError>),
     /// So many bytes were typed on a console.
@@ -53,6 +53,8 @@ pub(super) enum Answer {
 }
 
 struct Connection {
+    /// Tells it apart from others.
+    id: String,
     shared: Arc<Shared>,
     session: ServerSession,
     principal: Option<Principal>,
@@ -79,6 +81,7 @@ pub(super) async fn run(
     let mut tide = shared.server.tide.subscribe();
     let (answers, mut inbox) = mpsc::channel(ANSWERS);
     let mut connection = Connection {
+        id: crate::model::new_uuid(),
         session: ServerSession::new(config, Instant::now()),
         shared,
         principal,
@@ -239,7 +242,7 @@ impl Connection {
                 let principal = principal.on_behalf(request.on_behalf);
                 let shared = &self.shared;
                 let accepted = Accepted {
-                    session: crate::model::new_uuid(),
+                    session: self.id.clone(),
                     node: NodeName {
                         name: shared.name.clone(),
                         uuid: shared.uuid.clone(),
@@ -262,8 +265,13 @@ impl Connection {
         }
     }
 
-    /// Makes a request's idempotency key that of its sender.
+    /// Makes a request's idempotency key, and who types, those of its sender.
     fn scoped(&self, mut action: Action) -> Action {
+        if let (Action::ConsoleWrite { writer, .. }, Some(principal)) =
+            (&mut action, &self.principal)
+        {
+            principal.sign(writer, &self.id);
+        }
         if let Action::Create { key, .. }
         | Action::Migrate { key, .. }
         | Action::Snapshot { key, .. } = &mut action
@@ -306,12 +314,23 @@ impl Connection {
         }
     }
 
-    async fn subscribe(&mut self, id: Id, subscription: Subscription, deadline: Option<Duration>) {
+    async fn subscribe(
+        &mut self,
+        id: Id,
+        mut subscription: Subscription,
+        deadline: Option<Duration>,
+    ) {
         if let Err(error) = self.check(subscription.name(), subscription.required_role()) {
             return self.session.reply(&id, Err(&error));
         }
-        let console = match &subscription {
-            Subscription::Console { vm_id } => Some(vm_id.clone()),
+        let console = match (&mut subscription, &self.principal) {
+            (Subscription::Console { vm_id, writer }, Some(principal)) => {
+                principal.sign(writer, &self.id);
+                Some(Typist {
+                    vm_id: vm_id.clone(),
+                    writer: writer.clone(),
+                })
+            }
             _ => None,
         };
         let name = subscription.name();
@@ -394,15 +413,22 @@ impl Connection {
 
     /// Bytes for a console.
     fn typed(&mut self, id: Id, data: Bytes) {
-        let vm_id = self.streams.get(&id).and_then(|pump| pump.types_on.clone());
-        let Some(vm_id) = vm_id else { return };
+        let typist = self.streams.get(&id).and_then(|pump| pump.types_on.clone());
+        let Some(Typist { vm_id, writer }) = typist else {
+            return;
+        };
         let allowed = self.check("typing on a console", Role::Operator);
         let (shared, answers) = (Arc::clone(&self.shared), self.answers.clone());
         tokio::spawn(async move {
             let length = data.len();
             let typed = async {
                 allowed?;
-                shared.call(Action::ConsoleWrite { vm_id, data }).await
+                let write = Action::ConsoleWrite {
+                    vm_id,
+                    data,
+                    writer,
+                };
+                shared.call(write).await
             };
             let answer = match typed.await {
                 Ok(_) => Answer::Typed(id, length),

@@ -27,8 +27,15 @@ pub(super) struct Pump {
     held: VecDeque<Item>,
     /// How it ended, to be said behind what is held.
     end: Option<Option<DWCPError>>,
-    /// A console: its VM, on which the peer may type.
-    pub(super) types_on: Option<String>,
+    /// A console, on which the peer may type.
+    pub(super) types_on: Option<Typist>,
+}
+
+/// Who types on the console of which VM.
+#[derive(Clone, Debug)]
+pub(super) struct Typist {
+    pub(super) vm_id: String,
+    pub(super) writer: Option<String>,
 }
 
 impl Pump {
@@ -37,7 +44,7 @@ impl Pump {
         id: Id,
         mut stream: ItemStream,
         answers: mpsc::Sender<Box<Answer>>,
-        types_on: Option<String>,
+        types_on: Option<Typist>,
     ) -> Pump {
         let room = Arc::new(Semaphore::new(AHEAD));
         let own = Arc::clone(&room);

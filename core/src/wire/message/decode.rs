@@ -284,6 +284,7 @@ fn vm(operation: &str, profile: Profile, fields: &mut Fields) -> Result<Action> 
             Action::ConsoleWrite {
                 vm_id,
                 data: Bytes::from(data),
+                writer: fields.optional_text("writer")?,
             }
         }
         other => return Err(not_read(other)),
@@ -383,6 +384,7 @@ pub(super) fn subscription(operation: &str, fields: &mut Fields) -> Result<Subsc
         },
         "console" => Subscription::Console {
             vm_id: fields.text("vm_id")?,
+            writer: fields.optional_text("writer")?,
         },
         other => return Err(not_read(other)),
     })

@@ -132,7 +132,10 @@ fn fields(action: &Action, object: &mut Object) -> Result<()> {
             object.add_some("page", page.as_ref())?;
         }
         Action::Metrics { window, .. } => object.add("duration", &duration::format(*window))?,
-        Action::ConsoleWrite { data, .. } => object.add("data", &base64::encode(data))?,
+        Action::ConsoleWrite { data, writer, .. } => {
+            object.add("data", &base64::encode(data))?;
+            object.add_some("writer", writer.as_ref())?;
+        }
         Action::Migrate {
             target_node,
             options,
@@ -212,7 +215,9 @@ pub(super) fn subscribe(
             Subscription::MigrationProgress { migration_id } => {
                 object.add("migration_id", migration_id)?;
             }
-            Subscription::Console { .. } => {}
+            Subscription::Console { writer, .. } => {
+                object.add_some("writer", writer.as_ref())?;
+            }
         }
         object.add("credit", &credit)?;
         object.add_deadline(deadline)

@@ -20,6 +20,7 @@ pub(super) fn table(virtio: &[u32]) -> Sdt {
     let mut devices = Vec::new();
     serial(&mut devices);
     power_button(&mut devices);
+    panic_port(&mut devices);
     for &index in virtio {
         virtio_mmio(index, &mut devices);
     }
@@ -92,6 +93,24 @@ fn power_button(out: &mut Vec<u8>) {
     .to_aml_bytes(out);
 }
 
+/// The port by which a kernel says that it has panicked, as Linux's driver looks for it.
+fn panic_port(out: &mut Vec<u8>) {
+    Device::new(
+        "PEVT".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_UID".into(), &0u8),
+            // There, enabled, working.
+            &Name::new("_STA".into(), &0x0fu8),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&IO::new(map::PANIC_PORT, map::PANIC_PORT, 1, 1)]),
+            ),
+        ],
+    )
+    .to_aml_bytes(out);
+}
+
 /// A virtio-mmio device, as Linux's driver looks for it. Its DMA is coherent.
 fn virtio_mmio(index: u32, out: &mut Vec<u8>) {
     // Below 4 GiB, by the map.
@@ -130,7 +149,7 @@ mod tests {
     fn it_has_the_devices_that_are_there_and_no_others() {
         let table = table(&[0, 17]);
         for name in [
-            b"COM1", b"PWRB", b"GED0", b"_EVT", b"V000", b"V017", b"_S5_",
+            b"COM1", b"PWRB", b"GED0", b"_EVT", b"PEVT", b"V000", b"V017", b"_S5_",
         ] {
             assert!(holds(&table, name), "{}", String::from_utf8_lossy(name));
         }
@@ -140,6 +159,14 @@ mod tests {
         let memory = [&[0x86, 9, 0, 1][..], &base, &0x1000u32.to_le_bytes()].concat();
         let interrupt = [0x89, 6, 0, 0b0011, 1, 23, 0, 0, 0];
         assert!(holds(&table, &[&memory[..], &interrupt].concat()));
+    }
+
+    #[test]
+    fn the_panic_port_is_one_byte_where_the_driver_expects_it() {
+        let table = table(&[]);
+        assert!(holds(&table, b"\x0dQEMU0001\0"));
+        // Decodes 16 bits; from 0x505 to 0x505, in steps of 1, 1 byte.
+        assert!(holds(&table, &[0x47, 1, 5, 5, 5, 5, 1, 1]));
     }
 
     #[test]

@@ -175,9 +175,12 @@ fn action() -> impl Strategy<Value = Action> {
         (id(), id())
             .prop_map(|(vm_id, snapshot_id)| Action::RestoreSnapshot { vm_id, snapshot_id }),
         id().prop_map(|vm_id| Action::ListSnapshots { vm_id }),
-        (id(), vec(any::<u8>(), 0..50)).prop_map(|(vm_id, data)| Action::ConsoleWrite {
-            vm_id,
-            data: Bytes::from(data)
+        (id(), vec(any::<u8>(), 0..50), key()).prop_map(|(vm_id, data, writer)| {
+            Action::ConsoleWrite {
+                vm_id,
+                data: Bytes::from(data),
+                writer,
+            }
         }),
         (any_text(), key()).prop_map(|(path, name)| Action::ImportImage { path, name }),
         any_text().prop_map(|name| Action::RemoveImage { name }),
@@ -205,7 +208,8 @@ fn subscription() -> impl Strategy<Value = Subscription> {
             }),
         (id(), duration()).prop_map(|(vm_id, interval)| Subscription::Metrics { vm_id, interval }),
         id().prop_map(|migration_id| Subscription::MigrationProgress { migration_id }),
-        id().prop_map(|vm_id| Subscription::Console { vm_id }),
+        (id(), option::of(id()))
+            .prop_map(|(vm_id, writer)| Subscription::Console { vm_id, writer }),
     ]
 }
 
@@ -357,7 +361,10 @@ fn each_request_has_its_kind_of_answer() {
     ] {
         assert_eq!(Reply::of(&action), reply, "{}", action.name());
     }
-    let console = Subscription::Console { vm_id: vm_id() };
+    let console = Subscription::Console {
+        vm_id: vm_id(),
+        writer: None,
+    };
     assert_eq!(ItemKind::of(&console), ItemKind::Console);
 }
 

@@ -153,7 +153,10 @@ impl World {
     fn subscribe(&mut self, console: bool) {
         let vm_id = "0194".to_owned();
         let subscription = if console {
-            Subscription::Console { vm_id }
+            Subscription::Console {
+                vm_id,
+                writer: None,
+            }
         } else {
             Subscription::MigrationProgress {
                 migration_id: vm_id,

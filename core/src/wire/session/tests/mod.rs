@@ -69,6 +69,7 @@ fn start() -> Action {
 fn console() -> Subscription {
     Subscription::Console {
         vm_id: "vm-1".into(),
+        writer: None,
     }
 }
 
