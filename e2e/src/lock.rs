@@ -9,11 +9,67 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::oneshot;
+
+use crate::guest::text;
+
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_millis(2);
+/// How long somebody who has had the lock may take to say so.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Place of `guest_time` among the fields of `/proc/…/stat` behind the name (`proc_pid_stat(5)`): it only grows where
 /// a tick of the host's clock finds the thread running guest code.
 const GUEST_TIME: usize = 40;
+
+/// Somebody who has nothing to do with the nodes, and waits for the lock of a disk: it gets it in the moment in which
+/// whoever has it gives it up, before the node that it is given up for.
+pub(crate) struct Thief {
+    over: oneshot::Receiver<Result<(), String>>,
+}
+
+impl Thief {
+    /// Waits for the lock in the folder of a VM's disk, and keeps it for so long then.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not wait.
+    pub(crate) async fn start(folder: &Path, keeps: Duration) -> Result<Thief, String> {
+        let path = folder.join("lock");
+        let file = fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let inode = inode(&file.metadata().map_err(text)?);
+        let (told, over) = oneshot::channel();
+        // Nobody waits for the thread: where the lock is never given up, it ends with the process.
+        std::thread::spawn(move || {
+            let had = flock(&file, FlockOperation::LockExclusive).map_err(text);
+            std::thread::sleep(keeps);
+            drop(file);
+            // Who does not listen any more has failed for another reason.
+            let _ = told.send(had);
+        });
+        let own = format!(" {} ", std::process::id());
+        let waits = |line: &str| line.contains("->") && line.contains(&own);
+        while lines(&inode).iter().all(|line| !waits(line)) {
+            if !over.is_empty() {
+                return Err("nobody had the disk's lock".into());
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+        Ok(Thief { over })
+    }
+
+    /// It had the lock, and has given it up.
+    ///
+    /// # Errors
+    ///
+    /// When it never had it.
+    pub(crate) async fn end(self) -> Result<(), String> {
+        match tokio::time::timeout(PATIENCE, self.over).await {
+            Ok(had) => had.map_err(text)?,
+            Err(_) => Err("the disk's lock was never given up".into()),
+        }
+    }
+}
 
 /// Looks until it is asked what it saw.
 pub(crate) struct Watcher {
@@ -38,8 +94,7 @@ impl Watcher {
     pub(crate) fn start(folder: &Path, name: &str, processes: Vec<u32>) -> Result<Watcher, String> {
         let path = folder.join("lock");
         let lock = fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        // Only the inode: what the kernel calls the device may differ from what `stat` does.
-        let inode = format!(":{} ", lock.ino());
+        let inode = inode(&lock);
         let threads = format!("{name}/vcpu");
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
@@ -116,12 +171,24 @@ impl Seen {
     }
 }
 
-/// The process that has the lock (`proc_locks(5)`).
-fn holder(inode: &str) -> Option<u32> {
+/// A file as `/proc/locks` names it. Only the inode: what the kernel calls the device may differ from what `stat` does.
+fn inode(file: &fs::Metadata) -> String {
+    format!(":{} ", file.ino())
+}
+
+/// What the kernel says of the locks on a file, and of who waits for one (`proc_locks(5)`).
+fn lines(inode: &str) -> Vec<String> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let line = locks
+    let of_file = locks
         .lines()
-        .find(|line| line.contains(inode) && line.contains("FLOCK") && !line.contains("->"))?;
+        .filter(|line| line.contains(inode) && line.contains("FLOCK"));
+    of_file.map(str::to_owned).collect()
+}
+
+/// The process that has the lock.
+fn holder(inode: &str) -> Option<u32> {
+    let lines = lines(inode);
+    let line = lines.iter().find(|line| !line.contains("->"))?;
     line.split_whitespace().nth(4)?.parse().ok()
 }
 

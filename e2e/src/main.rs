@@ -3,7 +3,7 @@
 //!
 //! `cargo xtask e2e` builds it and what its guests boot, and runs it where there is a stock KVM: here, or in a virtual
 //! host. `options` is its command line, `guest` a Linux guest that is talked to over its console, `scenarios` what is
-//! tried, `serve` a node in another process, `lock` watches who may write a disk.
+//! tried, `serve` a node in another process, `lock` watches who may write a disk, `vmlinux` unpacks a kernel.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -16,6 +16,7 @@ mod lock;
 mod options;
 mod scenarios;
 mod serve;
+mod vmlinux;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -39,12 +39,8 @@ pub(super) async fn balloon(guest: &mut Guest) -> Result<String, String> {
     .await?;
     let lent = resident()?;
 
-    // What the guest says of itself: about what its own tools say.
-    let said = guest
-        .run("awk '/MemAvailable/ { print $2 }' /proc/meminfo")
-        .await?;
-    let available = said.trim().parse::<u64>().map_err(text)? << 10;
-    let mut told = 0;
+    // What the guest says of itself: about what its own tools say, once it has lent all.
+    let (mut available, mut told) = (0_u64, 0_u64);
     for _ in 0..30 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let metrics = guest
@@ -53,11 +49,15 @@ pub(super) async fn balloon(guest: &mut Guest) -> Result<String, String> {
             .await
             .map_err(text)?;
         told = metrics.memory_available;
+        let said = guest
+            .run("awk '/MemAvailable/ { print $2 }' /proc/meminfo")
+            .await?;
+        available = said.trim().parse::<u64>().map_err(text)? << 10;
         if told.abs_diff(available) < 8 << 20 {
             break;
         }
     }
-    if told.abs_diff(available) >= 8 << 20 {
+    if told == 0 || told.abs_diff(available) >= 8 << 20 {
         return Err(format!(
             "its metrics say {told} bytes are available, the guest {available}"
         ));

@@ -1,5 +1,5 @@
 //! A guest that writes its disk and reads its clocks moves between two processes, there and back; then hand-overs that
-//! fail: one that would take too long, and one whose target is killed.
+//! fail: one that would take too long, one whose target does not get the disk, and one whose target is killed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use futures::StreamExt;
 use super::Played;
 use super::checks::{Checks, WallClock};
 use crate::guest::{Guest, config, text};
-use crate::lock::Watcher;
+use crate::lock::{Thief, Watcher};
 use crate::options::Options;
 use crate::serve::NodeProcess;
 
@@ -18,6 +18,10 @@ use crate::serve::NodeProcess;
 const TIMES: usize = 3;
 /// The longest time a guest may stand still, on a host whose processors are emulated, in milliseconds.
 const DOWNTIME: u64 = 10_000;
+
+/// How long somebody else has the lock of the disk: longer than a target waits for it, 0.5 s, and shorter than the source
+/// does afterwards, 2 s.
+const THEFT: Duration = Duration::from_millis(1500);
 
 pub(super) async fn play(options: &Options) -> Played {
     let dir = options.scratch.join("migrate");
@@ -82,6 +86,17 @@ pub(super) async fn play(options: &Options) -> Played {
     }
     stays(&mut guest, &mut checks, &wall).await?;
 
+    // It was granted, and its disk given up, when the target cannot have the disk: all of that is taken back.
+    let thief = Thief::start(&folder, THEFT).await?;
+    let started = start(&guest, "there", MigrationOptions::default()).await?;
+    let status = ended(&guest, started).await?;
+    let why = status.error.as_deref().unwrap_or_default();
+    if status.state == MigrationState::Completed || !why.contains("has the disk") {
+        return Err(format!("it moved away from its disk: {status:?}"));
+    }
+    thief.end().await?;
+    stays(&mut guest, &mut checks, &wall).await?;
+
     // The target is killed while it copies.
     let slow = MigrationOptions {
         bandwidth: 1 << 20,
@@ -107,7 +122,8 @@ pub(super) async fn play(options: &Options) -> Played {
     stays(&mut guest, &mut checks, &wall).await?;
 
     let lock = watcher.end()?;
-    if lock.changes < 2 * TIMES as u64 || lock.running == 0 {
+    // There and back, and to the thief and back.
+    if lock.changes < 2 * TIMES as u64 + 2 || lock.running == 0 {
         return Err(format!("the disk's lock was not seen to move: {lock:?}"));
     }
     let seen = checks.end(&mut guest).await?;

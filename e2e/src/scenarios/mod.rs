@@ -6,6 +6,7 @@ mod clocks;
 mod memory;
 mod migrate;
 mod pulse;
+mod pvh;
 
 use std::pin::Pin;
 
@@ -39,6 +40,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "a stock kernel comes up, uses its disk, its balloon and randomness, and powers off",
         open: None,
         play: |options| Box::pin(boot::play(options)),
+    },
+    Scenario {
+        name: "pvh",
+        about: "the kernel of the same image, unpacked, comes up by its PVH entry, and after a reset",
+        open: None,
+        play: |options| Box::pin(pvh::play(options)),
     },
     Scenario {
         name: "power",
