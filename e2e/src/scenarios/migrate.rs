@@ -88,7 +88,11 @@ pub(super) async fn play(options: &Options) -> Played {
 
     // It was granted, and its disk given up, when the target cannot have the disk: all of that is taken back.
     let thief = Thief::start(&folder, THEFT).await?;
-    let started = start(&guest, "there", MigrationOptions::default()).await?;
+    let copied = MigrationOptions {
+        same_host: SameHost::Never,
+        ..MigrationOptions::default()
+    };
+    let started = start(&guest, "there", copied).await?;
     let status = ended(&guest, started).await?;
     let why = status.error.as_deref().unwrap_or_default();
     if status.state == MigrationState::Completed || !why.contains("has the disk") {

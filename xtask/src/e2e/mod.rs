@@ -20,6 +20,7 @@ use crate::{
     screen::Screen,
 };
 
+use self::host::Attempt;
 pub(crate) use self::suite::Report;
 
 /// What `cargo xtask e2e` was asked.
@@ -87,5 +88,56 @@ pub(crate) fn play(options: &E2eOptions, echo: Option<Screen>) -> Result<Report,
         arguments.extend(suite::places(&image, &scratch));
         return suite::run_here(&built, &arguments, echo);
     }
-    host::run(&built, &image, &arguments, echo)
+    match host::run(&built, &image, &arguments, echo)? {
+        Attempt::Whole(report) => Ok(report),
+        Attempt::CutShort { transcript, why } => {
+            // An emulated processor stands still now and then, and its host with it. What the library does wrong ends
+            // by a scenario's own limit, which the suite tells; so what it had not told yet is begun anew, once.
+            let told = Report::told(&transcript);
+            let left = left(&built, options, &told)?;
+            if let Some(screen) = echo {
+                screen.line(&format!(
+                    "{why}\nanother virtual host, for {}",
+                    left.join(", ")
+                ));
+            }
+            if left.is_empty() {
+                return Err(why);
+            }
+            let mut arguments: Vec<String> = Vec::new();
+            for name in &left {
+                arguments.extend(["--only".to_owned(), name.clone()]);
+            }
+            if options.verbose {
+                arguments.push("--verbose".into());
+            }
+            match host::run(&built, &image, &arguments, echo)? {
+                Attempt::Whole(rest) => {
+                    let first = Report::read(&format!("{transcript}\nend\n"), rest.place)?;
+                    let why = format!(
+                        "begun anew, for the host stood still, with {}",
+                        left.join(", ")
+                    );
+                    Ok(first.followed_by(rest, why))
+                }
+                Attempt::CutShort { why: again, .. } => {
+                    Err(format!("{why}\nand once more: {again}"))
+                }
+            }
+        }
+    }
+}
+
+/// The scenarios that were asked for and have not told their end.
+fn left(
+    built: &suite::Built,
+    options: &E2eOptions,
+    told: &[String],
+) -> Result<Vec<String>, String> {
+    let listed = suite::run_here(built, &["--list".to_owned()], None)?;
+    let names = listed.transcript.lines().filter(|line| *line != "end");
+    let names = names.filter_map(|line| line.split_whitespace().next());
+    let asked = |name: &&str| options.only.is_empty() || options.only.iter().any(|own| own == name);
+    let left = names.filter(asked).map(str::to_owned);
+    Ok(left.filter(|name| !told.contains(name)).collect())
 }

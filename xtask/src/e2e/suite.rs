@@ -53,6 +53,8 @@ pub(crate) struct Report {
     pub(crate) transcript: String,
     /// Where it ran.
     pub(crate) place: &'static str,
+    /// It had to be begun anew for its last scenarios, and why.
+    pub(crate) again: Option<String>,
 }
 
 impl Report {
@@ -87,12 +89,35 @@ impl Report {
         }
     }
 
+    /// The scenarios that it said the end of.
+    pub(super) fn told(transcript: &str) -> Vec<String> {
+        let lines = transcript.lines().map(str::trim_end);
+        let names = lines.filter_map(|line| {
+            let rest = line
+                .strip_prefix("ok ")
+                .or_else(|| line.strip_prefix("FAILED "))?;
+            let name = rest.split([' ', ':']).next()?;
+            Some(name.to_owned())
+        });
+        names.collect()
+    }
+
+    /// What this one said first, and then another one.
+    pub(super) fn followed_by(mut self, rest: Self, why: String) -> Self {
+        self.passed += rest.passed;
+        self.failed.extend(rest.failed);
+        self.transcript.push_str(&rest.transcript);
+        self.again = Some(why);
+        self
+    }
+
     /// The same for machines.
     pub(super) fn json(&self) -> Value {
         json!({
             "place": self.place,
             "passed": self.passed,
             "failed": self.failed,
+            "again": self.again,
         })
     }
 }
@@ -170,6 +195,17 @@ pub(super) fn run_here(
 #[cfg(test)]
 mod tests {
     use super::Report;
+
+    #[test]
+    fn a_report_that_is_cut_short_is_followed_by_another() {
+        let first = "noise\nok boot (4 s) up\nFAILED disk (9 s): lost\n";
+        assert_eq!(Report::told(first), ["boot", "disk"]);
+        let first = Report::read(&format!("{first}end\n"), "x").unwrap();
+        let rest = Report::read("ok clocks (1 s)\nend\n", "x").unwrap();
+        let both = first.followed_by(rest, "it hung".into());
+        assert_eq!((both.passed, both.failed.len()), (2, 1));
+        assert_eq!(both.json()["again"], "it hung");
+    }
 
     #[test]
     fn a_report_counts_scenarios_and_needs_an_end() {

@@ -321,7 +321,10 @@ impl Child {
         let report = e2e::play(&E2eOptions::default(), self.echo)?;
         let mut outcome = Outcome {
             made_of_tests: true,
-            ..Outcome::passed(format!("on {}", report.place))
+            ..Outcome::passed(match &report.again {
+                Some(why) => format!("on {}; {why}", report.place),
+                None => format!("on {}", report.place),
+            })
         };
         outcome.counts = Counts {
             passed: report.passed,
