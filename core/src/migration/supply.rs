@@ -149,17 +149,29 @@ impl Supply {
     }
 
     fn serve_over(self: &Arc<Self>, channel: u32, sender: &mut Sender) -> Result<()> {
+        if channel == 0 {
+            let socket = self.open_for_stop(channel, sender)?;
+            let listener = Listener::start(self, socket)?;
+            self.send(channel, sender)?;
+            self.wait_placed()?;
+            listener.join();
+            return Ok(());
+        }
+        let sent = self
+            .open_for_stop(channel, sender)
+            .and_then(|_| self.send(channel, sender));
+        // However it ended: from now on the first one pushes, where this was the last.
+        self.lock().pushers -= 1;
+        self.changed.notify_all();
+        sent?;
+        sender.wait_placed(self.round)
+    }
+
+    /// Another handle to a sender's channel, which [`stop`](Self::stop) ends too.
+    fn open_for_stop(&self, channel: u32, sender: &Sender) -> Result<Blocking> {
         let socket = sender.channel()?;
         self.lock().sockets.insert(channel, socket.try_clone()?);
-        if channel != 0 {
-            self.send(channel, sender)?;
-            return sender.wait_placed(self.round);
-        }
-        let listener = Listener::start(self, socket)?;
-        self.send(channel, sender)?;
-        self.wait_placed()?;
-        listener.join();
-        Ok(())
+        Ok(socket)
     }
 
     /// Sends until nothing is left.
@@ -167,17 +179,10 @@ impl Supply {
         loop {
             match self.next(channel)? {
                 Next::Urgent(runs) => sender.send_runs(self.pass(true), &runs)?,
-                Next::Push(runs) => {
-                    let sent = sender.send_runs(self.pass(false), &runs);
-                    if sent.is_err() {
-                        self.lost_pusher(channel);
-                    }
-                    sent?;
-                }
-                Next::End => break,
+                Next::Push(runs) => sender.send_runs(self.pass(false), &runs)?,
+                Next::End => return sender.end_round(self.round),
             }
         }
-        sender.end_round(self.round)
     }
 
     fn pass(&self, urgent: bool) -> Pass {
@@ -211,21 +216,9 @@ impl Supply {
                 if let Some(runs) = self.take_next(&mut state) {
                     return Ok(Next::Push(runs));
                 }
-                if channel != 0 {
-                    state.pushers -= 1;
-                    self.changed.notify_all();
-                }
                 return Ok(Next::End);
             }
             state = self.wait(state);
-        }
-    }
-
-    fn lost_pusher(&self, channel: u32) {
-        if channel != 0 {
-            // Meanwhile the first one pushes, where it is the last.
-            self.lock().pushers -= 1;
-            self.changed.notify_all();
         }
     }
 
@@ -243,9 +236,10 @@ impl Supply {
 
     /// The next piece with anything left.
     fn take_next(&self, state: &mut State) -> Option<Vec<PageRange>> {
-        let (pages, piece) = match self.channels {
-            1 => (self.ram.layout().pages(), PIECE_SHARED),
-            _ => (self.ram.layout().pages(), PIECE),
+        let pages = self.ram.layout().pages();
+        let piece = match self.channels {
+            1 => PIECE_SHARED,
+            _ => PIECE,
         };
         while state.cursor < pages {
             let range = state.cursor..(state.cursor + piece).min(pages);
