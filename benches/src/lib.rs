@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 pub mod figures;
 pub mod host;
 pub mod options;
@@ -16,3 +18,15 @@ pub mod report;
 
 /// Whatever ends a measurement early.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a measurement's process ends; what ended it early is said with its name.
+#[must_use]
+pub fn finish(name: &str, done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -12,8 +12,6 @@ mod devices;
     reason = "the machine itself, beside its parts"
 )]
 mod machine;
-#[cfg(all(test, stock_kernel))]
-mod stock;
 #[cfg(test)]
 mod tiny;
 mod vcpu;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mapping::Mapping;
 use super::userfault::Userfault;
-use super::{GuestRam, PAGE_BYTES, PAGE_SIZE, PageBitmap, PageRange};
+use super::{GuestRam, PAGE_SIZE, PageBitmap, PageRange};
 use crate::error::{DWCPError, Result};
 
 /// See the module. Dropping it lets everybody go who waits: the guest must not run then, unless all
@@ -258,14 +258,12 @@ impl AsFd for LateRam {
     }
 }
 
-const _: () = assert!(PAGE_BYTES as u64 == PAGE_SIZE);
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::memory::Backing;
+    use crate::memory::{Backing, PAGE_BYTES};
 
     const PAGES: u64 = 256;
 

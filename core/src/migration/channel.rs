@@ -264,10 +264,7 @@ pub(super) fn encode_set(set: &PageBitmap) -> (Header, Vec<u8>) {
 /// `migration` for a set of pages that are not in the guest's memory.
 pub(super) fn set_length(layout: &Layout, header: &Header) -> Result<usize> {
     let words = layout.pages().div_ceil(64);
-    let fits = header
-        .sequence
-        .checked_div(64)
-        .and_then(|first| first.checked_add(header.payload / 8));
+    let fits = (header.sequence / 64).checked_add(header.payload / 8);
     match usize::try_from(header.payload) {
         Ok(length) if fits.is_some_and(|end| end <= words) => Ok(length),
         _ => Err(violation(

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::marks::micros;
+
 /// What a message says of its time, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
@@ -96,10 +98,6 @@ impl PeerClock {
         let here = sample.here.checked_add(there)?.checked_sub(sample.there)?;
         self.start.checked_add(Duration::from_micros(here))
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

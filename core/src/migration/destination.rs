@@ -1,9 +1,9 @@
 //! Driving the destination's side of a hand-over.
 //!
-//! One thread for each migration: it feeds the state machine and carries out what that returns. Each
-//! bulk channel has a thread that places pages.
+//! One thread for each migration: it feeds the state machine and carries out what that returns. `gate` has the
+//! bulk channels, each with a thread that places pages.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::RangeTo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::demand::{Demand, Writer};
+use super::demand::Demand;
+use super::gate::{Gate, News};
 use super::link::{self, Attach, Attached, Dial, Envelope, Link, Timing};
+use super::marks::micros;
 use super::offer::Offer;
 use super::patience::Patience;
 use super::protocol::destination::{
     Destination, DestinationEffect, DestinationInput, DestinationOutcome, DiscardReason, Verdict,
 };
 use super::protocol::message::{Body, Message, Prepare};
-use super::receiver::{Arrival, Receiver};
+use super::token::new_token;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::decode;
 use crate::machine::{Machine, Work, spawn, work_as};
-use crate::memory::{GuestRam, PageBitmap};
-use crate::model::random_token;
 use crate::transport::Blocking;
 use crate::wire::frame::FrameType;
 
@@ -38,7 +38,7 @@ const DISK_PATIENCE: Duration = Duration::from_millis(500);
 /// What the node does for a VM that arrives. Called from the migration's thread.
 pub(crate) trait DestinationHost: Send + Sync {
     /// Checks the fit, makes room, builds the machine over fresh memory or that which is handed over
-    /// ([`take`](super::take)), unless the VM is stopped; or everything that does not fit, and nothing is
+    /// ([`take_memory`](super::take_memory)), unless the VM is stopped; or everything that does not fit, and nothing is
     /// kept.
     fn admit(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<Machine>>, Vec<String>>;
     /// Makes a verdict durable, or forgets it.
@@ -99,39 +99,21 @@ enum Event {
     Heard(u64, Option<Box<Envelope>>),
     /// The peer opened a new control connection, with this as its first message.
     Linked(Blocking, Box<Envelope>),
-    /// The machine's state came.
-    State(Vec<u8>),
-    /// All pages that came after the switch are here.
-    Complete,
-    /// A bulk channel ended.
-    ChannelLost(String),
-    /// All bulk channels are open again.
-    ChannelsOpen,
+    /// Of the bulk channels.
+    Channels(News),
     /// The VM is offered anew; told when what there is of this copy is gone, if it can go.
     Superseded(mpsc::Sender<()>),
-}
-
-/// Admits bulk channels.
-#[derive(Debug, Default)]
-struct Gate(Mutex<Option<Open>>);
-
-#[derive(Debug)]
-struct Open {
-    token: String,
-    channels: u32,
-    ram: Arc<GuestRam>,
-    /// Where pages may come after the switch.
-    demand: Option<Arc<Demand>>,
-    receivers: BTreeMap<u32, (Blocking, JoinHandle<()>)>,
-    stopped: Arc<AtomicBool>,
 }
 
 impl Incoming {
     /// Starts the migration's thread.
     pub(crate) fn start(arriving: Arriving) -> Result<Self> {
         let (events, inbox) = mpsc::channel();
-        let gate = Arc::new(Gate::default());
         let patience = arriving.patience;
+        let told = events.clone();
+        let gate = Arc::new(Gate::new(patience, move |news| {
+            told.send(Event::Channels(news)).is_ok()
+        }));
         let epoch = arriving.first.message.epoch;
         let vm_id = match &arriving.first.message.body {
             Body::Prepare(prepare) => prepare.vm_id.clone(),
@@ -160,63 +142,14 @@ impl Incoming {
         let _ = self.events.send(Event::Linked(stream, Box::new(first)));
     }
 
-    /// Takes a bulk channel, once for each number, from a peer that knows the token. `answer` tells
-    /// the peer, before pages are read.
+    /// Takes a bulk channel; see [`Gate::attach`].
     pub(crate) fn attach(
         &self,
         request: &Attach,
-        mut stream: Blocking,
+        stream: Blocking,
         answer: impl FnOnce(&mut Blocking, Attached) -> Result<()>,
     ) -> Result<()> {
-        let refused = |why: &str| {
-            Err(DWCPError::PermissionDenied(format!(
-                "a bulk channel: {why}"
-            )))
-        };
-        let mut gate = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = gate.as_mut() else {
-            return refused("this migration takes none now");
-        };
-        if !same(request.token.as_bytes(), open.token.as_bytes()) {
-            return refused("the token is not right");
-        }
-        let again = open.demand.as_ref().is_some_and(|own| own.is_used());
-        if request.channel >= open.channels
-            || (!again && open.receivers.contains_key(&request.channel))
-        {
-            return refused("there is no such channel, or it is open already");
-        }
-        if let Some(old) = open.receivers.remove(&request.channel) {
-            // The source has lost it, and this side need not have noticed.
-            end_channel(old);
-        }
-        link::tune(&stream)?;
-        let post_copy = open.demand.is_some();
-        answer(&mut stream, Attached { post_copy })?;
-        stream.set_write_timeout(Some(self.patience.work()))?;
-        let spare = stream.try_clone()?;
-        let writer: Writer = Arc::new(Mutex::new(stream.try_clone()?));
-        if let Some(demand) = &open.demand {
-            demand.opened(request.channel, &writer)?;
-        }
-        let demand = open.demand.clone();
-        let receiver = Receiver::new(stream, writer, Arc::clone(&open.ram), demand.clone());
-        let (events, stopped) = (self.events.clone(), Arc::clone(&open.stopped));
-        let thread = spawn("dwcp-receive", move || {
-            work_as(Work::Copy);
-            receive(receiver, demand, &events, &stopped);
-        })?;
-        open.receivers.insert(request.channel, (spare, thread));
-        if again
-            && open
-                .receivers
-                .values()
-                .all(|(_, thread)| !thread.is_finished())
-        {
-            // When the driver is gone, nothing is awaited any more.
-            let _ = self.events.send(Event::ChannelsOpen);
-        }
-        Ok(())
+        self.gate.attach(request, stream, answer)
     }
 
     /// Whether the VM runs here and some of its memory is still to come.
@@ -273,52 +206,6 @@ pub(crate) fn is_offer(first: &Envelope) -> bool {
 /// Tells a peer that its bulk channel is open.
 pub(crate) fn accept_channel(stream: &mut Blocking, attached: Attached) -> Result<()> {
     link::write_frame(stream, FrameType::Ok, serde_json::to_vec(&attached)?)
-}
-
-/// A bulk channel's thread: places pages, and tells the driver of the rest, until the channel ends.
-fn receive(
-    mut receiver: Receiver,
-    demand: Option<Arc<Demand>>,
-    events: &mpsc::Sender<Event>,
-    stopped: &AtomicBool,
-) {
-    loop {
-        let arrival = receiver.receive();
-        if stopped.load(Ordering::SeqCst) {
-            return;
-        }
-        let event = match arrival {
-            // Channels stay open until the VM runs somewhere.
-            Ok(Arrival::Closed) => Event::ChannelLost("the source closed a bulk channel".into()),
-            Ok(Arrival::State(state)) => Event::State(state),
-            Ok(Arrival::Missing(pages)) => match expect(demand.as_ref(), &pages, events) {
-                Ok(()) => continue,
-                Err(error) => Event::ChannelLost(error.to_string()),
-            },
-            Ok(Arrival::Complete) => Event::Complete,
-            Err(error) => Event::ChannelLost(error.to_string()),
-        };
-        let over = matches!(event, Event::ChannelLost(_));
-        if events.send(event).is_err() || over {
-            return;
-        }
-    }
-}
-
-/// Pages come after the switch: whoever needs one waits from now on.
-fn expect(
-    demand: Option<&Arc<Demand>>,
-    pages: &PageBitmap,
-    events: &mpsc::Sender<Event>,
-) -> Result<()> {
-    let refused = || DWCPError::Migration("pages are to come late, which was not agreed".into());
-    let events = events.clone();
-    demand.ok_or_else(refused)?.expect(pages, move |error| {
-        // The driver may be gone.
-        let _ = events.send(Event::ChannelLost(format!(
-            "who waits for pages was not heard: {error}"
-        )));
-    })
 }
 
 /// Answers a source that asks about a migration which nobody here drives any more, from the verdict in
@@ -380,47 +267,6 @@ fn met(last: Option<u64>) -> DestinationInput {
     last.map_or(DestinationInput::Halted, |last| DestinationInput::Later {
         last,
     })
-}
-
-/// Compares without telling by the time it takes where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
-}
-
-impl Gate {
-    fn open(&self, token: String, channels: u32, ram: Arc<GuestRam>, demand: Option<Arc<Demand>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open {
-            token,
-            channels,
-            ram,
-            demand,
-            receivers: BTreeMap::new(),
-            stopped: Arc::default(),
-        });
-    }
-
-    /// Ends all channels and waits for their threads: afterwards nothing writes the memory.
-    fn close(&self) {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(open) = open else { return };
-        open.stopped.store(true, Ordering::SeqCst);
-        for (socket, _) in open.receivers.values() {
-            // It fails only when the peer was faster.
-            let _ = socket.shutdown();
-        }
-        for receiver in open.receivers.into_values() {
-            end_channel(receiver);
-        }
-    }
-}
-
-/// Ends a channel, and waits for its thread.
-fn end_channel((socket, thread): (Blocking, JoinHandle<()>)) {
-    // It fails only when the peer was faster.
-    let _ = socket.shutdown();
-    if thread.join().is_err() {
-        tracing::error!("a channel's thread panicked");
-    }
 }
 
 struct Driver {
@@ -583,15 +429,15 @@ impl Driver {
                 // Whoever offers it anew may have given up.
                 let _ = done.send(());
             }
-            Event::Complete => self.complete(),
-            Event::ChannelLost(why) => {
+            Event::Channels(News::Complete) => self.complete(),
+            Event::Channels(News::Lost(why)) => {
                 if self.is_missing_pages() && self.channels_lost.is_none() {
                     self.channels_lost = Some((Instant::now() + self.patience.work(), why.clone()));
                 }
                 self.feed(DestinationInput::ReceiveFailed(why));
             }
-            Event::ChannelsOpen => self.channels_lost = None,
-            Event::State(state) => {
+            Event::Channels(News::AllOpen) => self.channels_lost = None,
+            Event::Channels(News::State(state)) => {
                 self.saved = Some(state);
                 self.feed(DestinationInput::StateReceived);
             }
@@ -845,7 +691,7 @@ impl Driver {
             Ok(machine) => machine,
             Err(reasons) => return DestinationInput::Unfit(reasons),
         };
-        let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
+        let token = new_token();
         let handed = machine.as_ref().is_some_and(|own| own.ram().is_handed());
         // Only the state is to come then.
         let channels = if handed { 1 } else { offer.channels };
@@ -970,8 +816,4 @@ fn received(envelope: Envelope) -> DestinationInput {
         from: envelope.from,
         message: envelope.message,
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::compression::Compression;
 use super::converge::{Brake, Throttle};
+use super::marks::micros;
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Pass, Round, Sender, Sending};
@@ -336,10 +337,6 @@ impl Worker {
     fn result(&self) -> Result<()> {
         self.results.recv().map_err(|_| gone())?
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn gone() -> DWCPError {

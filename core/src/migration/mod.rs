@@ -3,14 +3,17 @@
 //! `protocol` holds the rules of the hand-over and nothing else: no I/O, no clock, no randomness.
 //! `source` and `destination` drive it, mirror images of each other: they carry its effects out and feed
 //! it what happened. Between them go control messages (`link`, `offer`; `patience` notices a peer that
-//! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`),
-//! pages: `engine` sends rounds of them by its `sender`s until `switch` says that it is time, `receiver`s
-//! place them (`compression` makes them less where that pays,
-//! `converge` slows a guest down that writes faster). Where the switch comes first, `supply` sends the rest, as `demand`
-//! asks for it. `recovered` settles what a source was started again in the middle of, `whereabouts` is
-//! what nodes ask each other about VMs,
-//! `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `advice` the words for an
-//! operator. Within one host the memory is handed over and not copied (`same_host`). `progress` is what a user sees of all that. The node calls this; nothing below does.
+//! falls silent) and, from the source's second thread (`copying`), over bulk connections (`channel`), pages.
+//!
+//! `engine` sends rounds of them by its `sender`s until `switch` says that it is time; the `receiver`s behind the
+//! `gate` place them. `compression` makes them less where that pays, `converge` slows a guest down that writes
+//! faster. Where the switch comes first, `supply` sends the rest, as `demand` asks for it. Within one host the memory
+//! is handed over and not copied (`same_host`); `token` is what is shown there and at the gate.
+//!
+//! `recovered` settles what a source was started again in the middle of, `whereabouts` is what nodes ask each other
+//! about VMs, `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `marks` its
+//! account, `advice` the words for an operator. `progress` is what a user sees of all that. The node calls this;
+//! nothing below does.
 #![forbid(unsafe_code)]
 
 mod advice;
@@ -27,8 +30,10 @@ pub(crate) mod faults;
 mod forecast;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+mod gate;
 mod limit;
 mod link;
+mod marks;
 mod offer;
 mod pacer;
 mod patience;
@@ -44,6 +49,7 @@ mod supply;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod token;
 pub(crate) mod whereabouts;
 
 pub(crate) use advice::{Unresolved, advice};
@@ -63,7 +69,7 @@ pub(crate) use protocol::destination::{DestinationOutcome, Verdict};
 pub(crate) use protocol::ledger::{EPOCH_MAX, EpochError, Ledger, Meeting};
 pub(crate) use protocol::source::{Record, SourceOutcome, Why};
 pub(crate) use recovered::Recovered;
-pub(crate) use same_host::{could_take, plan, take};
+pub(crate) use same_host::{could_take_memory, plan_hand_over, take_memory};
 pub(crate) use source::{Leaving, Outgoing, SourceHost};
 
 /// The steps of a migration that take time, or can fail, outside the state machines: where tests put

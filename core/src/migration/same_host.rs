@@ -3,7 +3,7 @@
 //!
 //! The source listens for this migration alone ([`Handing`]), and says in its offer which host it is on and
 //! what to show there ([`HandOver`]). A destination on the same host gets the memory before it answers
-//! ([`take`]), and says in its answer whether it did; then only the machine's state is sent ([`Handed`]).
+//! ([`take_memory`]), and says in its answer whether it did; then only the machine's state is sent ([`Handed`]).
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -14,19 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
-
 #[cfg(test)]
 use super::faults::{Faults, HandFault};
 use super::offer::Offer;
 use super::progress::Progress;
 use super::sender;
+use super::token::{is_token, new_token};
 use crate::error::{DWCPError, Result};
 use crate::machine::{Machine, Work, spawn, work_as};
 use crate::memory::GuestRam;
-use crate::model::{SameHost, random_token};
+use crate::model::SameHost;
 use crate::transport::{Blocking, HandSocket, HandStream};
+use serde::{Deserialize, Serialize};
 
 /// Names the host until it is started again; everybody on it may read it, and nobody elsewhere has it.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -73,7 +72,7 @@ fn host() -> Result<String> {
 /// # Errors
 ///
 /// Why not, where nothing else was asked for.
-pub(crate) fn could_take(offer: &Offer) -> Result<bool, String> {
+pub(crate) fn could_take_memory(offer: &Offer) -> Result<bool, String> {
     match &offer.hand_over {
         None => Ok(false),
         Some(hand_over) => match hand_over.is_here() {
@@ -177,7 +176,7 @@ pub(super) fn offer(
 }
 
 /// Says in an offer that nobody is to accept where the memory is, where it could be handed over.
-pub(crate) fn plan(wanted: SameHost, ram: &GuestRam, offer: &mut Offer) {
+pub(crate) fn plan_hand_over(wanted: SameHost, ram: &GuestRam, offer: &mut Offer) {
     if wanted != SameHost::Never && ram.file().is_some() {
         offer.hand_over = HandOver::of_plan(wanted == SameHost::Require).ok();
     }
@@ -195,7 +194,7 @@ impl Handing {
             ));
         }
         let host = host()?;
-        let token: String = random_token().iter().map(|b| format!("{b:02x}")).collect();
+        let token = new_token();
         let shared = Arc::new(Shared {
             socket: HandSocket::open()?,
             ram: Arc::clone(ram),
@@ -277,7 +276,7 @@ impl Shared {
         let mut stage = self.stage();
         stage.asking = None;
         let (len, _) = came?;
-        if stage.over || !bool::from(shown[..len].ct_eq(self.token.as_bytes())) {
+        if stage.over || !is_token(&shown[..len], &self.token) {
             return Ok(stage.over);
         }
         let Some(file) = self.ram.file() else {
@@ -305,7 +304,7 @@ impl Shared {
 /// # Errors
 ///
 /// Why it cannot be had, where nothing else was asked for.
-pub(crate) fn take(offer: &Offer) -> Result<Option<Arc<GuestRam>>, String> {
+pub(crate) fn take_memory(offer: &Offer) -> Result<Option<Arc<GuestRam>>, String> {
     let Some(hand_over) = offer.hand_over.as_ref().filter(|_| !offer.is_stopped()) else {
         return Ok(None);
     };

@@ -17,7 +17,8 @@ use super::converge::Throttle;
 use super::copying::{Copying, Plan, Report, Work};
 use super::engine::EngineOptions;
 use super::limit::DowntimeLimit;
-use super::link::{self, Dial, Envelope, Link, Timing};
+use super::link::{self, Dial, Envelope, Link};
+use super::marks::{Marks, micros};
 use super::offer::Offer;
 use super::progress::Progress;
 use super::protocol::message::{Body, Prepare};
@@ -194,21 +195,6 @@ impl Outgoing {
             tracing::error!("a migration's thread panicked");
         }
     }
-}
-
-/// When the steps of the switch were done.
-#[derive(Default)]
-struct Marks {
-    pause: Option<Instant>,
-    paused: Option<Instant>,
-    saved: Option<Instant>,
-    sent: Option<Instant>,
-    /// The vCPUs ran, as the destination says.
-    running: Option<Instant>,
-    grant_us: u64,
-    timing: Timing,
-    /// What the vCPUs stood still before the pause: all together, and the longest.
-    stalls: (Duration, Duration),
 }
 
 struct Driver {
@@ -444,10 +430,7 @@ impl Driver {
             });
         }
         if let Some(timing) = timing {
-            let own = &mut self.marks.timing;
-            own.load_us = own.load_us.max(timing.load_us);
-            own.commit_us = own.commit_us.max(timing.commit_us);
-            own.resume_us = own.resume_us.max(timing.resume_us);
+            self.marks.told(timing);
         }
         self.feed(SourceInput::Received { from, message });
     }
@@ -839,7 +822,7 @@ impl Driver {
 
     fn finish(&mut self, outcome: &SourceOutcome) {
         if matches!(outcome, SourceOutcome::Moved { .. }) {
-            self.report_downtime();
+            self.marks.report(&self.leaving.progress);
             work_as(machine::Work::CleanUp);
         }
         // Everything of this migration ends before the node is told, so that the next one finds the
@@ -892,34 +875,6 @@ impl Driver {
         progress.update(|s| s.error = Some(text.clone()));
         self.leaving.host.unresolved(&text);
     }
-
-    /// The downtime: from the first vCPU's stop until all ran at the destination. Where copying kept a
-    /// vCPU from the processors for longer, that was the longest silence that others noticed.
-    fn report_downtime(&self) {
-        let marks = &self.marks;
-        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
-            (Some(from), Some(to)) => micros(to.saturating_duration_since(from)),
-            _ => 0,
-        };
-        let total = between(marks.pause, marks.running);
-        let (stall, longest) = marks.stalls;
-        let downtime = total.max(micros(longest));
-        self.leaving.progress.update(|status| {
-            status.downtime_us = downtime;
-            status.downtime = downtime.div_ceil(1000);
-            status.stall_us = micros(stall);
-            let breakdown = &mut status.breakdown;
-            breakdown.stop_vcpus_us = between(marks.pause, marks.paused);
-            breakdown.save_state_us = between(marks.paused, marks.saved);
-            breakdown.load_state_us = marks.timing.load_us;
-            breakdown.last_pages_us =
-                between(marks.saved, marks.sent).saturating_sub(marks.timing.load_us);
-            breakdown.grant_us = marks.grant_us;
-            breakdown.commit_us = marks.timing.commit_us;
-            breakdown.resume_us = marks.timing.resume_us;
-            breakdown.total_us = total;
-        });
-    }
 }
 
 /// What became of a VM whose memory could not all be sent after the switch.
@@ -928,8 +883,4 @@ fn unserved(error: &DWCPError) -> String {
         "the VM was switched to the target before all of its memory was there (post-copy), and the rest could not \
          be sent: {error}. The target has the VM, as failed; restore a snapshot of it, or start it anew there"
     )
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -2,10 +2,11 @@
 //!
 //! [`Node`] is the handle; `builder` sets it up. `registry` has the VMs and what happened to them
 //! (`events`), `lifecycle` changes them, `run` is what a machine tells the node, `metrics`, `guest`
-//! and `info` answer questions, `streams` feeds subscribers, `keyboard` lets one of them type, `once` makes a repeated request one,
-//! `migrations` moves VMs, `snapshots` keeps what they were, `images` has what they boot, `disks` where they write, `server` lets clients and peers in, `keys`
-//! knows what they may, `peers` how others are reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in
-//! as an `Action`.
+//! and `info` answer questions, `streams` feeds subscribers, `keyboard` lets one of them type, `once` makes a
+//! repeated request one, `migrations` moves VMs, `snapshots` keeps what they were, `images` has what they boot,
+//! `disks` where they write, `server` lets clients and peers in, `keys` knows what they may, `peers` how others are
+//! reached, and `forward` asks them for VMs that moved there. `service` is the door: every request comes in as an
+//! `Action`.
 //! What is to outlive the node goes to the `store`, and `recovery` says what became of it.
 
 #![forbid(unsafe_code)]

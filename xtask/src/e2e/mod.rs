@@ -70,13 +70,6 @@ pub(crate) fn run(options: &E2eOptions) -> ExitCode {
 /// Why it could not be played to its end.
 pub(crate) fn play(options: &E2eOptions, echo: Option<Screen>) -> Result<Report, String> {
     let built = suite::build(echo)?;
-    let mut arguments = Vec::new();
-    for name in &options.only {
-        arguments.extend(["--only".to_owned(), name.clone()]);
-    }
-    if options.verbose {
-        arguments.push("--verbose".into());
-    }
     if options.list {
         return suite::run_here(&built, &["--list".to_owned()], echo);
     }
@@ -85,47 +78,45 @@ pub(crate) fn play(options: &E2eOptions, echo: Option<Screen>) -> Result<Report,
         let scratch = built.folder.join("scratch");
         std::fs::create_dir_all(&scratch)
             .map_err(|error| format!("{}: {error}", scratch.display()))?;
+        let mut arguments = arguments(&options.only, options);
         arguments.extend(suite::places(&image, &scratch));
         return suite::run_here(&built, &arguments, echo);
     }
-    match host::run(&built, &image, &arguments, echo)? {
-        Attempt::Whole(report) => Ok(report),
-        Attempt::CutShort { transcript, why } => {
-            // An emulated processor stands still now and then, and its host with it. What the library does wrong ends
-            // by a scenario's own limit, which the suite tells; so what it had not told yet is begun anew, once.
-            let told = Report::told(&transcript);
-            let left = left(&built, options, &told)?;
-            if let Some(screen) = echo {
-                screen.line(&format!(
-                    "{why}\nanother virtual host, for {}",
-                    left.join(", ")
-                ));
-            }
-            if left.is_empty() {
-                return Err(why);
-            }
-            let mut arguments: Vec<String> = Vec::new();
-            for name in &left {
-                arguments.extend(["--only".to_owned(), name.clone()]);
-            }
-            if options.verbose {
-                arguments.push("--verbose".into());
-            }
-            match host::run(&built, &image, &arguments, echo)? {
-                Attempt::Whole(rest) => {
-                    let first = Report::read(&format!("{transcript}\nend\n"), rest.place)?;
-                    let why = format!(
-                        "begun anew, for the host stood still, with {}",
-                        left.join(", ")
-                    );
-                    Ok(first.followed_by(rest, why))
-                }
-                Attempt::CutShort { why: again, .. } => {
-                    Err(format!("{why}\nand once more: {again}"))
-                }
-            }
-        }
+    let (transcript, why) =
+        match host::run(&built, &image, &arguments(&options.only, options), echo)? {
+            Attempt::Whole(report) => return Ok(report),
+            Attempt::CutShort { transcript, why } => (transcript, why),
+        };
+    // An emulated processor stands still now and then, and its host with it. What the library does wrong ends by a
+    // scenario's own limit, which the suite tells; so what it had not told yet is begun anew, once.
+    let left = left(&built, options, &Report::told(&transcript))?;
+    if left.is_empty() {
+        return Err(why);
     }
+    let names = left.join(", ");
+    if let Some(screen) = echo {
+        screen.line(&format!("{why}\nanother virtual host, for {names}"));
+    }
+    match host::run(&built, &image, &arguments(&left, options), echo)? {
+        Attempt::Whole(rest) => {
+            let first = Report::read(&format!("{transcript}\nend\n"), rest.place)?;
+            let why = format!("begun anew with {names}, for the host stood still");
+            Ok(first.followed_by(rest, why))
+        }
+        Attempt::CutShort { why: again, .. } => Err(format!("{why}\nand once more: {again}")),
+    }
+}
+
+/// What the suite is told, to play these scenarios.
+fn arguments(only: &[String], options: &E2eOptions) -> Vec<String> {
+    let mut arguments: Vec<String> = Vec::new();
+    for name in only {
+        arguments.extend(["--only".to_owned(), name.clone()]);
+    }
+    if options.verbose {
+        arguments.push("--verbose".into());
+    }
+    arguments
 }
 
 /// The scenarios that were asked for and have not told their end.

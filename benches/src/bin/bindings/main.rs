@@ -18,18 +18,12 @@ mod rust;
 use std::process::ExitCode;
 
 use dwcp_benches::{
-    Failure,
+    Failure, finish,
     options::{self, Invocation},
 };
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: bindings: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish("bindings", run())
 }
 
 fn run() -> Result<(), Failure> {

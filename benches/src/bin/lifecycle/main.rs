@@ -16,18 +16,12 @@ mod support;
 use std::process::ExitCode;
 
 use dwcp_benches::{
-    Failure,
+    Failure, finish,
     options::{self, Invocation},
 };
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: lifecycle: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish("lifecycle", run())
 }
 
 fn run() -> Result<(), Failure> {

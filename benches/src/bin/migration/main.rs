@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 mod cases;
-
 mod measure;
 mod ours;
 mod outcome;
@@ -23,18 +22,12 @@ mod raw;
 use std::process::ExitCode;
 
 use dwcp_benches::{
-    Failure,
+    Failure, finish,
     options::{self, Invocation},
 };
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: migration: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish("migration", run())
 }
 
 fn run() -> Result<(), Failure> {

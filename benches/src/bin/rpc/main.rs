@@ -18,7 +18,7 @@ mod subject;
 use std::process::ExitCode;
 
 use dwcp_benches::{
-    Failure,
+    Failure, finish,
     options::{self, Invocation},
 };
 
@@ -26,13 +26,7 @@ use dwcp_benches::{
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: rpc: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    finish("rpc", run())
 }
 
 fn run() -> Result<(), Failure> {

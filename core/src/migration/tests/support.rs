@@ -295,7 +295,7 @@ impl DestinationHost for Host {
         if !bad.is_empty() {
             return Err(bad.iter().map(ToString::to_string).collect());
         }
-        let handed = take(offer).map_err(|why| vec![format!("same_host: {why}")])?;
+        let handed = take_memory(offer).map_err(|why| vec![format!("same_host: {why}")])?;
         let machine = machine(&*self.hypervisor, &offer.vm, handed, Backing::Memfd)
             .map_err(|e| vec![e.to_string()])?;
         *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
@@ -439,25 +439,19 @@ pub(super) fn begin_stopped(
     to: &Arc<Host>,
     faults: Faults,
 ) -> Migration {
-    *to.faults.lock().unwrap() = faults.clone();
-    let facts = from.hypervisor.facts().clone();
-    start(Leaving {
-        session: new_uuid(),
-        epoch: 1,
-        offer: Offer::of_stopped(vm.clone(), facts),
-        machine: None,
-        options: MigrationOptions {
-            offline: true,
-            ..options()
-        },
-        dial: to.dial.clone(),
-        node_uuid: from.uuid.clone(),
-        node_name: "a".into(),
-        progress: Arc::new(Progress::new(MigrationStatus::default())),
-        host: Arc::new(AsSource(Arc::clone(from))),
-        throttle: None,
+    let offer = Offer::of_stopped(vm.clone(), from.hypervisor.facts().clone());
+    let options = MigrationOptions {
+        offline: true,
+        ..options()
+    };
+    start(without_machine(
+        to.dial.clone(),
+        offer,
+        from,
+        to,
+        options,
         faults,
-    })
+    ))
 }
 
 fn leaving(
@@ -468,15 +462,30 @@ fn leaving(
     options: MigrationOptions,
     faults: Faults,
 ) -> Leaving {
-    *to.faults.lock().unwrap() = faults.clone();
     let machine = from.machine();
     let guest = machine.config().guest.clone();
+    let offer =
+        Offer::new(vm.clone(), guest, options.channels(), true).allow_post_copy(options.post_copy);
+    Leaving {
+        machine: Some(machine),
+        ..without_machine(dial, offer, from, to, options, faults)
+    }
+}
+
+fn without_machine(
+    dial: Dial,
+    offer: Offer,
+    from: &Arc<Host>,
+    to: &Arc<Host>,
+    options: MigrationOptions,
+    faults: Faults,
+) -> Leaving {
+    *to.faults.lock().unwrap() = faults.clone();
     Leaving {
         session: new_uuid(),
         epoch: 1,
-        offer: Offer::new(vm.clone(), guest, options.channels(), true)
-            .allow_post_copy(options.post_copy),
-        machine: Some(machine),
+        offer,
+        machine: None,
         options,
         dial,
         node_uuid: from.uuid.clone(),

@@ -12,7 +12,7 @@ use crate::machine::{Machine, check_pinning};
 use crate::memory::GuestRam;
 use crate::migration::{
     Arriving, Attach, DestinationHost, DestinationOutcome, Dial, Envelope, Incoming, Meeting,
-    Offer, Record, Verdict, accept_channel, answer_about, is_offer, take,
+    Offer, Record, Verdict, accept_channel, answer_about, is_offer, take_memory,
 };
 use crate::model::{Misfit, VMEventType, VMState};
 use crate::transport::Blocking;
@@ -174,7 +174,7 @@ impl Guest {
     fn check(&self, epoch: u64, offer: &Offer) -> Result<Option<Arc<GuestRam>>, Vec<String>> {
         let misfits = misfits_here(&self.shared, offer);
         let mut reasons: Vec<String> = misfits.iter().map(ToString::to_string).collect();
-        let memory = take(offer).unwrap_or_else(|why| {
+        let memory = take_memory(offer).unwrap_or_else(|why| {
             reasons.push(Misfit::new("same_host", "same_host", why).to_string());
             None
         });

@@ -9,7 +9,9 @@ use super::departure::{beside_memory, check_state, mode, processors, reach};
 use super::{arrival, check_promises};
 use crate::error::Result;
 use crate::memory::{GuestRam, Harvester};
-use crate::migration::{self, Dial, Dirtying, Offer, Probe, Task, could_take, probe, serve, watch};
+use crate::migration::{
+    Dial, Dirtying, Offer, Probe, Task, could_take_memory, plan_hand_over, probe, serve, watch,
+};
 use crate::model::{MigrationMode, MigrationOptions, MigrationPlan, Misfit, VMState};
 use crate::transport::Blocking;
 
@@ -37,7 +39,7 @@ pub(in crate::node) async fn plan(
     let memory = memory(&entry).filter(|_| !options.offline);
     let mut offer = offer.with(image, disk);
     if let Some((ram, _)) = &memory {
-        migration::plan(options.same_host, ram, &mut offer);
+        plan_hand_over(options.same_host, ram, &mut offer);
     }
     let survey = Survey {
         memory,
@@ -116,7 +118,7 @@ pub(super) fn answer(shared: &Shared, question: &Probe, stream: &mut Blocking) -
     if let Err(error) = shared.registry.check_arriving(&offer.vm) {
         misfits.push(arrival::misfit("room", &error));
     }
-    let handed = could_take(&offer).unwrap_or_else(|why| {
+    let handed = could_take_memory(&offer).unwrap_or_else(|why| {
         misfits.push(Misfit::new("same_host", "same_host", why));
         false
     });
