@@ -3,7 +3,8 @@
 //!
 //! `cargo xtask e2e` builds it and what its guests boot, and runs it where there is a stock KVM: here, or in a virtual
 //! host. `options` is its command line, `guest` a Linux guest that is talked to over its console, `scenarios` what is
-//! tried, `serve` a node in another process, `lock` watches who may write a disk, `vmlinux` unpacks a kernel.
+//! tried, `serve` a node in another process, `lock` watches who may write a disk, `vmlinux` unpacks a kernel, `watchdog`
+//! sees to it that a scenario's limit is kept even by a runtime that stands still.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -17,12 +18,14 @@ mod options;
 mod scenarios;
 mod serve;
 mod vmlinux;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use self::options::{HELP, Options};
 use self::scenarios::SCENARIOS;
+use self::watchdog::Watchdog;
 
 /// How long a scenario may take on a host whose processors are emulated.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -68,7 +71,9 @@ async fn main() -> ExitCode {
     let mut status = ExitCode::SUCCESS;
     for scenario in SCENARIOS.iter().filter(|one| options.wants(one)) {
         let start = Instant::now();
+        let watchdog = Watchdog::of(scenario.name, LIMIT);
         let played = tokio::time::timeout(LIMIT, (scenario.play)(&options)).await;
+        drop(watchdog);
         let took = start.elapsed().as_secs_f64();
         let name = scenario.name;
         match played.unwrap_or_else(|_| Err(format!("was not over after {LIMIT:?}"))) {

@@ -4,7 +4,7 @@ use std::{
     env,
     io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
@@ -45,8 +45,31 @@ enum Stream {
 /// When the program cannot be started or waited for. A program that starts and fails is no error here: see
 /// [`Finished::success`].
 pub(crate) fn run(command: &mut Command, echo: Option<Screen>) -> io::Result<Finished> {
+    watch(command.stdin(Stdio::null()), echo, |_| true)
+}
+
+/// The same with an input, and asks `lives` now and then, which may write to it: a child for which it says no is
+/// killed.
+///
+/// # Errors
+///
+/// See [`run`].
+pub(crate) fn run_watched(
+    command: &mut Command,
+    echo: Option<Screen>,
+    mut lives: impl FnMut(&mut ChildStdin) -> bool,
+) -> io::Result<Finished> {
+    watch(command.stdin(Stdio::piped()), echo, |child| {
+        child.stdin.as_mut().is_none_or(&mut lives)
+    })
+}
+
+fn watch(
+    command: &mut Command,
+    echo: Option<Screen>,
+    mut lives: impl FnMut(&mut Child) -> bool,
+) -> io::Result<Finished> {
     let mut child = command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -77,7 +100,12 @@ pub(crate) fn run(command: &mut Command, echo: Option<Screen>) -> io::Result<Fin
             Err(RecvTimeoutError::Disconnected) => break,
         }
         match ended {
-            None => ended = child.try_wait()?.map(|_| Instant::now()),
+            None => {
+                if !lives(&mut child) {
+                    child.kill()?;
+                }
+                ended = child.try_wait()?.map(|_| Instant::now());
+            }
             Some(at) if at.elapsed() > GRACE => {
                 transcript.extend_from_slice(
                     b"\n[a process outlived this one and still holds its output]\n",

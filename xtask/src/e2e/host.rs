@@ -10,6 +10,7 @@ use std::{
 use super::{
     cpio::Archive,
     modules::{self, Modules},
+    pulse::Pulse,
     suite::{self, Built, Report},
 };
 use crate::{install, process, screen::Screen};
@@ -20,9 +21,6 @@ const CPU: &str = "EPYC,+svm,+npt,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowp
 const MEMORY: &str = "4096";
 /// Size of the disk that the suite writes to.
 const SCRATCH: u64 = 4 << 30;
-/// How long it may take. A scenario takes a minute or two, and the longest one six where the host has nothing else to
-/// do. Each has its own limit, which the suite keeps: what is still silent then is the virtual host itself.
-const LIMIT_SECONDS: &str = "1500";
 /// What its kernel needs: KVM, its own disk, and what guests are given.
 const MODULES: [&str; 5] = ["kvm_amd", "virtio_pci", "virtio_blk", "ext4", "tun"];
 const BUSYBOX: &str = "/bin/busybox";
@@ -38,9 +36,9 @@ pub(super) fn has_stock_kvm() -> bool {
 /// How a suite ended in a virtual host.
 pub(super) enum Attempt {
     Whole(Report),
-    /// The host stood still, or fell: what the suite had said by then, and what there is to say of it.
+    /// The host stood still, or fell: what the suite had told by then, and what there is to say of it.
     CutShort {
-        transcript: String,
+        told: Report,
         why: String,
     },
 }
@@ -65,45 +63,44 @@ pub(super) fn run(
     fs::write(&initrd, content).map_err(at(&initrd))?;
     let scratch = built.folder.join("scratch.img");
     make_scratch(&scratch)?;
-    let log = built.folder.join("host.log");
+    let mut pulse = Pulse::of(built);
     let disk = format!(
         "file={},if=virtio,format=raw,cache=unsafe",
         scratch.display()
     );
-    let mut command = Command::new("timeout");
+    let mut command = Command::new("qemu-system-x86_64");
     command
-        .arg(LIMIT_SECONDS)
-        .args(["qemu-system-x86_64", "-accel", "tcg,thread=multi"])
+        .args(["-accel", "tcg,thread=multi"])
         // With two processors about every third guest of 4 vCPUs hung or crashed, and once the host itself did, which
         // is QEMU 7.2's doing; with one, 12 of 12 came up.
         .args(["-cpu", CPU, "-smp", "1", "-m", MEMORY])
-        .args(["-display", "none", "-monitor", "none", "-no-reboot"])
-        .args(["-nic", "none", "-drive", &disk])
-        // Its kernel talks to the first port, the suite to the second.
+        .args(["-display", "none", "-no-reboot", "-nic", "none"])
+        .args(["-drive", &disk])
+        .arg("-monitor")
+        .arg(format!("unix:{},server,nowait", pulse.monitor.display()))
+        // Its kernel talks to the first port, where its pulse is, and the suite to the second, where it is
+        // poked.
         .arg("-serial")
-        .arg(format!("file:{}", log.display()))
+        .arg(format!("file:{}", pulse.log.display()))
         .args(["-serial", "stdio", "-append", "console=ttyS0 panic=-1"])
         .arg("-kernel")
         .arg(&kernel)
         .arg("-initrd")
         .arg(&initrd);
-    let finished = process::run(&mut command, echo)
+    let finished = process::run_watched(&mut command, echo, |port| pulse.beats(port))
         .map_err(|error| format!("cannot run qemu-system-x86_64: {error}"))?;
     let place = "a virtual host with a stock KVM";
-    Ok(Report::read(&finished.stdout, place).map_or_else(|reason| {
-        let kernel = fs::read_to_string(&log).unwrap_or_default();
-        let last: Vec<&str> = kernel.lines().rev().take(30).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        let why = format!(
-            "{reason}\nThe virtual host ({release}) ended with {}; its kernel's last words:\n{}",
-            finished.status,
-            last.join("\n")
-        );
-        Attempt::CutShort {
-            transcript: finished.stdout.clone(),
-            why,
-        }
-    }, Attempt::Whole))
+    Ok(match Report::read(&finished.stdout, place) {
+        Ok(report) => Attempt::Whole(report),
+        Err(reason) => Attempt::CutShort {
+            told: Report::of_lines(&finished.stdout, place),
+            why: format!(
+                "{reason}\nThe virtual host ({release}) ended with {}. {}",
+                finished.status,
+                pulse.last_words()
+            ),
+        },
+    })
 }
 
 /// The first file system of the host, with all that the suite needs in it, and the release of its kernel.
@@ -162,7 +159,8 @@ mount -t tmpfs none /tmp
 while read -r module; do insmod /modules/$module.ko; done </modules/order
 mount -t ext4 /dev/vda /data
 ifconfig lo 127.0.0.1 up
-stty -F /dev/ttyS1 raw
+stty -F /dev/ttyS1 raw -echo
+while sleep 5; do read -r up idle </proc/uptime; echo \"beat $up\" >/dev/ttyS0; done &
 exec </dev/null >/dev/ttyS1 2>&1
 ";
 

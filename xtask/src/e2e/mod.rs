@@ -6,6 +6,7 @@
 
 mod host;
 mod image;
+mod pulse;
 mod suite;
 // The example makes the guest's image of the same parts as the virtual host is made of.
 #[path = "../../../examples/debian_image/cpio.rs"]
@@ -13,7 +14,7 @@ mod cpio;
 #[path = "../../../examples/debian_image/modules.rs"]
 mod modules;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use crate::{
     install::{self, BUSYBOX, CC, CLOUD_KERNEL, E2FSPROGS, Need, QEMU},
@@ -35,6 +36,9 @@ pub(crate) struct E2eOptions {
     /// Show what the scenarios say while they run.
     pub(crate) verbose: bool,
 }
+
+/// How many virtual hosts are tried.
+const HOSTS: usize = 5;
 
 /// What it cannot do without, wherever it runs.
 pub(crate) const NEEDS: &[Need] = &[CC, CLOUD_KERNEL, BUSYBOX, E2FSPROGS, QEMU];
@@ -82,29 +86,49 @@ pub(crate) fn play(options: &E2eOptions, echo: Option<Screen>) -> Result<Report,
         arguments.extend(suite::places(&image, &scratch));
         return suite::run_here(&built, &arguments, echo);
     }
-    let (transcript, why) =
-        match host::run(&built, &image, &arguments(&options.only, options), echo)? {
-            Attempt::Whole(report) => return Ok(report),
-            Attempt::CutShort { transcript, why } => (transcript, why),
+    play_in_hosts(&built, &image, options, echo)
+}
+
+/// Plays the suite in a virtual host. An emulated processor stands still now and then, and its host with it; what the
+/// library does wrong ends by a scenario's own limit, which the suite tells. So what a host that stood still had not told
+/// is begun anew in another one, and the report says so.
+fn play_in_hosts(
+    built: &suite::Built,
+    image: &Path,
+    options: &E2eOptions,
+    echo: Option<Screen>,
+) -> Result<Report, String> {
+    let mut only = options.only.clone();
+    let mut before: Option<Report> = None;
+    let mut reasons: Vec<String> = Vec::new();
+    while reasons.len() < HOSTS {
+        let attempt = host::run(built, image, &arguments(&only, options), echo)?;
+        let (report, why) = match attempt {
+            Attempt::Whole(report) => (report, None),
+            Attempt::CutShort { told, why } => (told, Some(why)),
         };
-    // An emulated processor stands still now and then, and its host with it. What the library does wrong ends by a
-    // scenario's own limit, which the suite tells; so what it had not told yet is begun anew, once.
-    let left = left(&built, options, &Report::told(&transcript))?;
-    if left.is_empty() {
-        return Err(why);
-    }
-    let names = left.join(", ");
-    if let Some(screen) = echo {
-        screen.line(&format!("{why}\nanother virtual host, for {names}"));
-    }
-    match host::run(&built, &image, &arguments(&left, options), echo)? {
-        Attempt::Whole(rest) => {
-            let first = Report::read(&format!("{transcript}\nend\n"), rest.place)?;
-            let why = format!("begun anew with {names}, for the host stood still");
-            Ok(first.followed_by(rest, why))
+        let told = Report::told(&report.transcript);
+        let whole = match before.take() {
+            Some(first) => first.followed_by(report),
+            None => report,
+        };
+        let Some(why) = why else {
+            return Ok(whole.begun_anew(reasons.len()));
+        };
+        only = left(built, &only, &told)?;
+        if only.is_empty() {
+            return Err(why);
         }
-        Attempt::CutShort { why: again, .. } => Err(format!("{why}\nand once more: {again}")),
+        if let Some(screen) = echo {
+            screen.line(&format!(
+                "{why}\nanother virtual host, for {}",
+                only.join(", ")
+            ));
+        }
+        reasons.push(why);
+        before = Some(whole);
     }
+    Err(reasons.join("\nand once more: "))
 }
 
 /// What the suite is told, to play these scenarios.
@@ -120,15 +144,11 @@ fn arguments(only: &[String], options: &E2eOptions) -> Vec<String> {
 }
 
 /// The scenarios that were asked for and have not told their end.
-fn left(
-    built: &suite::Built,
-    options: &E2eOptions,
-    told: &[String],
-) -> Result<Vec<String>, String> {
+fn left(built: &suite::Built, only: &[String], told: &[String]) -> Result<Vec<String>, String> {
     let listed = suite::run_here(built, &["--list".to_owned()], None)?;
     let names = listed.transcript.lines().filter(|line| *line != "end");
     let names = names.filter_map(|line| line.split_whitespace().next());
-    let asked = |name: &&str| options.only.is_empty() || options.only.iter().any(|own| own == name);
+    let asked = |name: &&str| only.is_empty() || only.iter().any(|own| own == name);
     let left = names.filter(asked).map(str::to_owned);
     Ok(left.filter(|name| !told.contains(name)).collect())
 }

@@ -53,7 +53,7 @@ pub(crate) struct Report {
     pub(crate) transcript: String,
     /// Where it ran.
     pub(crate) place: &'static str,
-    /// It had to be begun anew for its last scenarios, and why.
+    /// What is to be known of how it came to its end, if it had to be begun anew.
     pub(crate) again: Option<String>,
 }
 
@@ -64,29 +64,30 @@ impl Report {
     ///
     /// When it did not come to its end.
     pub(super) fn read(transcript: &str, place: &'static str) -> Result<Self, String> {
+        if transcript.lines().any(|line| line.trim_end() == "end") {
+            return Ok(Self::of_lines(transcript, place));
+        }
+        Err(format!(
+            "the suite did not come to its end ({place}):\n{}",
+            transcript.trim_end()
+        ))
+    }
+
+    /// What the lines tell, whether or not they came to an end.
+    pub(super) fn of_lines(transcript: &str, place: &'static str) -> Self {
         let mut report = Self {
             transcript: transcript.to_owned(),
             place,
             ..Self::default()
         };
-        let mut ended = false;
         for line in transcript.lines().map(str::trim_end) {
             if line.starts_with("ok ") {
                 report.passed += 1;
             } else if let Some(what) = line.strip_prefix("FAILED ") {
                 report.failed.push(what.to_owned());
-            } else if line == "end" {
-                ended = true;
             }
         }
-        if ended {
-            Ok(report)
-        } else {
-            Err(format!(
-                "the suite did not come to its end ({place}):\n{}",
-                transcript.trim_end()
-            ))
-        }
+        report
     }
 
     /// The scenarios that it said the end of.
@@ -103,11 +104,19 @@ impl Report {
     }
 
     /// What this one said first, and then another one.
-    pub(super) fn followed_by(mut self, rest: Self, why: String) -> Self {
+    pub(super) fn followed_by(mut self, rest: Self) -> Self {
         self.passed += rest.passed;
         self.failed.extend(rest.failed);
         self.transcript.push_str(&rest.transcript);
-        self.again = Some(why);
+        self
+    }
+
+    /// Notes how many virtual hosts stood still before the suite came to its end.
+    pub(super) fn begun_anew(mut self, times: usize) -> Self {
+        self.again = (times > 0).then(|| {
+            let hosts = if times == 1 { "host" } else { "hosts" };
+            format!("{times} virtual {hosts} stood still; what had not been told was begun anew")
+        });
         self
     }
 
@@ -200,11 +209,12 @@ mod tests {
     fn a_report_that_is_cut_short_is_followed_by_another() {
         let first = "noise\nok boot (4 s) up\nFAILED disk (9 s): lost\n";
         assert_eq!(Report::told(first), ["boot", "disk"]);
-        let first = Report::read(&format!("{first}end\n"), "x").unwrap();
+        assert!(Report::read(first, "x").is_err());
+        let first = Report::of_lines(first, "x");
         let rest = Report::read("ok clocks (1 s)\nend\n", "x").unwrap();
-        let both = first.followed_by(rest, "it hung".into());
+        let both = first.followed_by(rest).begun_anew(1);
         assert_eq!((both.passed, both.failed.len()), (2, 1));
-        assert_eq!(both.json()["again"], "it hung");
+        assert!(both.again.unwrap().starts_with("1 virtual host stood"));
     }
 
     #[test]
