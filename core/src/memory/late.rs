@@ -1,17 +1,15 @@
 //! Memory whose pages arrive while its guest runs.
 //!
-//! The memory is mapped twice. An access through the first mapping, which the guest, KVM and the devices use, to
-//! a page that is still to come waits (`userfault`); pages are read into the second, and mapped into the first
-//! when they are whole. A page that came early and is stale by now is only unmapped: nothing is freed, copied or
-//! staged.
+//! An access through the mapping, which the guest, KVM and the devices use, to a page that is still to come waits
+//! (`userfault`); pages are written into the file behind it, and mapped when they are whole. A page that came early
+//! and is stale by now is only unmapped: nothing is freed, and nothing punched while the guest is paused.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::mapping::Mapping;
 use super::userfault::Userfault;
-use super::{GuestRam, PAGE_SIZE, PageBitmap, PageRange};
+use super::{Backing, GuestRam, PAGE_BYTES, PAGE_SIZE, PageBitmap, PageRange};
 use crate::error::{DWCPError, Result};
 
 /// See the module. Dropping it lets everybody go who waits: the guest must not run then, unless all
@@ -19,7 +17,6 @@ use crate::error::{DWCPError, Result};
 #[derive(Debug)]
 pub(crate) struct LateRam {
     ram: Arc<GuestRam>,
-    second: Mapping,
     fault: Userfault,
     inner: Mutex<Inner>,
 }
@@ -50,23 +47,20 @@ impl LateRam {
     /// `unsupported` for memory that is private to a mapping, and where there is no userfaultfd for
     /// accesses by the kernel.
     pub(crate) fn new(ram: &Arc<GuestRam>) -> Result<Self> {
-        let refused = |what: &str, e: io::Error| {
-            DWCPError::Unsupported(format!("memory that arrives late: {what}: {e}"))
-        };
-        let second = ram
-            .map_again()
-            .map_err(|e| refused("mapping it a second time", e))?;
-        let fault = Userfault::open().map_err(|e| {
-            refused(
+        let refused =
+            |why: String| DWCPError::Unsupported(format!("memory that arrives late: {why}"));
+        if ram.backing() != Backing::Memfd {
+            return Err(refused("this memory has no file, for it is private".into()));
+        }
+        let fault = Userfault::open().map_err(|error| {
+            refused(format!(
                 "userfaultfd (root, CAP_SYS_PTRACE, access to /dev/userfaultfd, or \
-                 vm.unprivileged_userfaultfd=1 lets a process have one)",
-                e,
-            )
+                 vm.unprivileged_userfaultfd=1 lets a process have one): {error}"
+            ))
         })?;
         let pages = ram.layout().pages();
         Ok(Self {
             ram: Arc::clone(ram),
-            second,
             fault,
             inner: Mutex::new(Inner {
                 watching: false,
@@ -115,7 +109,7 @@ impl LateRam {
     ///
     /// `InvalidInput` for pages that there are not.
     pub(crate) fn claim(&self, run: &PageRange) -> io::Result<Vec<Part>> {
-        self.second.range(run)?;
+        self.ram.host_range(run)?;
         let mut inner = self.lock();
         let mut parts: Vec<Part> = Vec::new();
         for page in run.clone() {
@@ -142,7 +136,7 @@ impl LateRam {
         }
     }
 
-    /// What was claimed has been written into the second mapping: the guest may have it. Returns how many
+    /// What was claimed has been written: the guest may have it. Returns how many
     /// pages are still to come.
     ///
     /// # Errors
@@ -167,37 +161,15 @@ impl LateRam {
         Ok(left)
     }
 
-    /// Writes claimed pages into the second mapping.
+    /// Writes claimed pages, where the guest does not see them yet.
     pub(crate) fn write(&self, pages: &PageRange, contents: &[u8]) -> Result<()> {
-        let (start, len) = self.second.range(pages)?;
-        if contents.len() != len {
-            return Err(DWCPError::Internal(format!(
-                "{} bytes for pages of {len}",
-                contents.len()
-            )));
-        }
-        // SAFETY: `start` and `len` are a range of the second mapping, which lives as long as `self`, and `contents`
-        // is as long. The two do not overlap: no Rust reference to guest memory is ever formed.
-        unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), start, len) };
-        Ok(())
+        self.ram.fill(pages, contents)
     }
 
     /// Fills claimed pages with zeros.
     pub(crate) fn clear(&self, pages: &PageRange) -> Result<()> {
-        let (start, len) = self.second.range(pages)?;
-        // SAFETY: a range of the second mapping, as in `write`.
-        unsafe { std::ptr::write_bytes(start, 0, len) };
-        Ok(())
-    }
-
-    /// Makes the pages present in the second mapping, so that filling them takes no fault.
-    pub(crate) fn populate(&self, pages: &PageRange) -> Result<()> {
-        Ok(self.second.populate(pages)?)
-    }
-
-    /// The address of pages in the second mapping.
-    pub(super) fn host_range(&self, pages: &PageRange) -> io::Result<(*mut u8, usize)> {
-        self.second.range(pages)
+        let mut pages = pages.clone();
+        pages.try_for_each(|page| self.ram.fill(&(page..page + 1), &[0; PAGE_BYTES]))
     }
 
     /// Deals with those who wait, as far as that can be done at once: whoever needs a page that is here, or that
@@ -242,7 +214,7 @@ impl LateRam {
     /// Where the guest's mapping lies.
     fn whole(&self) -> (u64, u64) {
         let start = self.ram.slots().next().map_or(0, |slot| slot.host_address);
-        (start, self.second.len() as u64)
+        (start, self.ram.size())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -391,6 +363,6 @@ mod tests {
     fn private_memory_cannot_be_late() {
         let ram = GuestRam::allocate(4 << 20, Backing::AnonymousHuge).unwrap();
         let error = LateRam::new(&ram).unwrap_err().to_string();
-        assert!(error.contains("a second time"), "{error}");
+        assert!(error.contains("has no file"), "{error}");
     }
 }

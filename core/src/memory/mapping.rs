@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use super::{PAGE_BYTES, PAGE_SIZE, PageRange};
@@ -44,16 +45,6 @@ impl Mapping {
             Backing::AnonymousHuge => None,
         };
         Self::map(len, file)
-    }
-
-    /// The same memory once more, at another address.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` where it is private to this mapping.
-    pub(super) fn again(&self) -> io::Result<Self> {
-        let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        Self::map(self.len, Some(file.try_clone()?))
     }
 
     /// Maps a file of `len` bytes that can neither shrink nor grow; without one, private memory that asks
@@ -136,6 +127,22 @@ impl Mapping {
         }
     }
 
+    /// Writes whole pages into the file that is mapped. A page that was not there is neither cleared first nor mapped
+    /// into this process: that costs about half of what writing through the mapping does. And a host without memory
+    /// is an error here, where it would be a signal there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the host; `Unsupported` for memory without a file, `InvalidInput` for contents of another length.
+    pub(super) fn fill(&self, pages: &PageRange, contents: &[u8]) -> io::Result<()> {
+        let (offset, len) = self.check(pages)?;
+        if contents.len() != len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let file = self.file.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        file.write_all_at(contents, offset as u64)
+    }
+
     /// Gives the memory of `pages` back to the host; they read as zeros afterwards.
     pub(super) fn punch(&self, pages: &PageRange) -> io::Result<()> {
         let (offset, len) = self.check(pages)?;
@@ -154,18 +161,6 @@ impl Mapping {
             return Err(io::ErrorKind::Unsupported.into());
         }
         self.advise(offset, len, libc::MADV_DONTNEED)
-    }
-
-    /// The address of `pages`, if they lie in the mapping, and their length in bytes.
-    pub(super) fn range(&self, pages: &PageRange) -> io::Result<(*mut u8, usize)> {
-        let (offset, len) = self.check(pages)?;
-        // SAFETY: inside the mapping, or one past its end for an empty range.
-        Ok((unsafe { self.address().add(offset) }, len))
-    }
-
-    /// Length in bytes.
-    pub(super) fn len(&self) -> usize {
-        self.len
     }
 
     /// Bytes of host memory that the RAM takes.

@@ -34,4 +34,4 @@ pub(crate) use layout::{Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
 pub(crate) use ram::GuestRam;
 pub(crate) use scatter::{GuestPiece, gather, scatter};
-pub(crate) use transfer::{receive_late, receive_pages, send_pages};
+pub(crate) use transfer::{receive_pages, send_pages};

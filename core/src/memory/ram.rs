@@ -209,6 +209,28 @@ impl GuestRam {
         Ok(self.mapping.resident()?)
     }
 
+    /// Writes whole pages, and records them as changed: by way of the file where the memory has one, see
+    /// [`Mapping::fill`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the host, and `InvalidInput` for pages that are not RAM and contents of another length.
+    pub(crate) fn place(&self, pages: &PageRange, contents: &[u8]) -> Result<()> {
+        if self.backing == Backing::AnonymousHuge {
+            let gpa = self.layout.gpa_of(pages.start * PAGE_SIZE);
+            let gpa = gpa.ok_or_else(|| outside(pages.start * PAGE_SIZE, 0, &"no RAM"))?;
+            return self.write(gpa, contents);
+        }
+        self.fill(pages, contents)?;
+        self.mark_changed(pages);
+        Ok(())
+    }
+
+    /// The same for pages that whoever follows changes has no business with.
+    pub(super) fn fill(&self, pages: &PageRange, contents: &[u8]) -> Result<()> {
+        Ok(self.mapping.fill(pages, contents)?)
+    }
+
     /// See [`Mapping::populate`].
     pub(crate) fn populate(&self, pages: &PageRange) -> Result<()> {
         Ok(self.mapping.populate(pages)?)
@@ -225,11 +247,6 @@ impl GuestRam {
         self.punch(pages)?;
         self.mark_changed(pages);
         Ok(())
-    }
-
-    /// The same memory once more, see [`Mapping::again`].
-    pub(super) fn map_again(&self) -> io::Result<Mapping> {
-        self.mapping.again()
     }
 
     /// See [`Mapping::unmap`].

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{GuestRam, LateRam, PAGE_BYTES, PageRange, Part};
+use super::{GuestRam, PageRange};
 
 /// Pieces in one system call: the kernel's `UIO_MAXIOV`.
 const MAX_PIECES: usize = 1024;
@@ -50,43 +50,20 @@ pub(crate) fn receive_pages(
     runs: &[PageRange],
 ) -> io::Result<()> {
     let mut pieces = Pieces::new(ram, runs)?;
-    // SAFETY: the entries are ranges of guest RAM that `ram` keeps mapped. No Rust reference to guest RAM
-    // exists that the write could invalidate.
-    unsafe { pieces.receive(socket) }?;
+    while let Some(mut message) = pieces.message() {
+        // SAFETY: `message` points to at most MAX_PIECES entries, each a range of guest RAM that `ram` keeps
+        // mapped. No Rust reference to guest RAM exists that the write could invalidate.
+        let received =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_WAITALL) };
+        match check(received)? {
+            Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            moved => pieces.advance(moved.unwrap_or(0)),
+        }
+    }
     for run in runs {
         ram.mark_changed(run);
     }
     Ok(())
-}
-
-/// Reads pages, in order, from a blocking stream socket: those that were claimed into `late`, where they are to be
-/// placed next; the others nowhere.
-///
-/// # Errors
-///
-/// Those of the socket; `UnexpectedEof` when it ends before; `InvalidInput` for pages outside RAM,
-/// before anything is read.
-pub(crate) fn receive_late(
-    socket: BorrowedFd<'_>,
-    late: &LateRam,
-    parts: &[Part],
-) -> io::Result<()> {
-    let mut nowhere = [0; PAGE_BYTES];
-    let nowhere = nowhere.as_mut_ptr();
-    let mut entries = Vec::with_capacity(parts.len());
-    for part in parts {
-        let (address, len) = late.host_range(&part.pages)?;
-        if part.claimed {
-            entries.push(entry(address, len));
-        } else {
-            let pages = (part.pages.start..part.pages.end).map(|_| entry(nowhere, PAGE_BYTES));
-            entries.extend(pages);
-        }
-    }
-    let mut pieces = Pieces::of(entries);
-    // SAFETY: the entries are ranges of the second mapping, which `late` keeps, of pages that only who claimed
-    // them writes, and of `nowhere`, which outlives the call and is not looked at.
-    unsafe { pieces.receive(socket) }
 }
 
 /// Bytes moved; none when a signal came first (the caller goes round again).
@@ -115,33 +92,11 @@ impl Pieces {
             let (address, len) = ram.host_range(run)?;
             entries.push(entry(address, len));
         }
-        Ok(Self::of(entries))
-    }
-
-    fn of(entries: Vec<libc::iovec>) -> Self {
-        Self {
+        Ok(Self {
             entries,
             at: 0,
             window: Vec::new(),
-        }
-    }
-
-    /// Fills all entries from a socket.
-    ///
-    /// # Safety
-    ///
-    /// They are ranges that may be written, and no reference points there.
-    unsafe fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        while let Some(mut message) = self.message() {
-            // SAFETY: `message` points to at most MAX_PIECES entries that may be written, says the caller.
-            let received =
-                unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_WAITALL) };
-            match check(received)? {
-                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                moved => self.advance(moved.unwrap_or(0)),
-            }
-        }
-        Ok(())
+        })
     }
 
     fn push_front(&mut self, address: *mut u8, len: usize) {

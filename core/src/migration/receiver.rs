@@ -1,5 +1,6 @@
-//! Receiving pages over a channel, straight into guest memory; from an encrypted one, and what comes
-//! compressed, by way of a buffer.
+//! Receiving pages over a channel, by way of a buffer that stays in the cache into the file behind guest memory:
+//! less work than to read them straight into a mapping, whose pages have to be cleared and mapped first. Memory that
+//! has no file is read into straight.
 //!
 //! Each channel has a thread. The machine these pages are for does not run, but for those that come late: they are
 //! placed where the guest does not see them before they are whole.
@@ -14,14 +15,12 @@ use super::compression::unpack;
 use super::demand::{Demand, Writer};
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
-use crate::memory::{
-    GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, receive_late, receive_pages,
-};
+use crate::memory::{Backing, GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, receive_pages};
 use crate::transport::Blocking;
 
-/// Pages of guest memory that are summed, decrypted, or given host memory, at a time: few enough to stay in the
-/// cache, and not to hold a processor for long.
-const PIECE_PAGES: u64 = 64;
+/// Pages that are in the buffer, or given host memory, at a time: few enough to stay in the cache, and not to hold a
+/// processor for long.
+const PIECE_PAGES: usize = 64;
 
 /// What a channel brought, apart from pages.
 #[derive(Debug)]
@@ -164,48 +163,48 @@ impl Receiver {
     }
 
     fn pages(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
-        if header.sequence == 1 {
-            // One call for many pages costs less than a fault for each of them.
-            for run in runs {
-                for piece in pieces(run) {
+        if let (Some(socket), None, Kind::Pages, Backing::AnonymousHuge) = (
+            self.socket.direct(),
+            header.checksum,
+            header.kind,
+            self.ram.backing(),
+        ) {
+            if header.sequence == 1 {
+                // One call for many pages costs less than a fault for each of them.
+                for piece in runs.iter().flat_map(pieces) {
                     self.ram.populate(&piece)?;
                 }
             }
-        }
-        if header.kind == Kind::Packed {
-            self.unpack(header, runs)?;
-            let copy = std::mem::take(&mut self.copy);
-            for (run, contents) in cut(runs.iter().cloned(), &copy) {
-                self.write(&run, contents)?;
-            }
-            self.copy = copy;
-        } else {
-            self.place(runs)?;
-        }
-        let Some(expected) = header.checksum else {
-            return Ok(());
-        };
-        // Summed after placing, from memory that is still in the cache: nothing else writes there.
-        let mut crc = crc32c::crc32c(&self.descriptors);
-        for piece in runs.iter().flat_map(pieces) {
-            self.copy.clear();
-            self.ram.copy_pages(&piece, &mut self.copy)?;
-            crc = crc32c::crc32c_append(crc, &self.copy);
-        }
-        check("pages", expected, crc)
-    }
-
-    /// Reads pages into guest memory.
-    fn place(&mut self, runs: &[PageRange]) -> Result<()> {
-        if let Some(socket) = self.socket.direct() {
             return receive_pages(socket, &self.ram, runs).map_err(lost);
         }
-        for piece in runs.iter().flat_map(pieces) {
-            self.copy.resize(length(&piece), 0);
-            self.socket.read_exact(&mut self.copy).map_err(lost)?;
-            self.write(&piece, &self.copy)?;
+        let mut crc = crc32c::crc32c(&self.descriptors);
+        let mut sum = |contents: &[u8]| {
+            if header.checksum.is_some() {
+                crc = crc32c::crc32c_append(crc, contents);
+            }
+        };
+        if header.kind == Kind::Packed {
+            self.unpack(header, runs)?;
+            sum(&self.copy);
+            self.place(runs)?;
+        } else {
+            for runs in batches(runs) {
+                self.copy.resize(runs.iter().map(length).sum(), 0);
+                self.socket.read_exact(&mut self.copy).map_err(lost)?;
+                sum(&self.copy);
+                self.place(&runs)?;
+            }
         }
-        Ok(())
+        // Only now: nothing of it counts before the end of the round, which does not come.
+        header
+            .checksum
+            .map_or(Ok(()), |expected| check("pages", expected, crc))
+    }
+
+    /// Puts what is in the buffer into guest memory.
+    fn place(&self, runs: &[PageRange]) -> Result<()> {
+        let mut contents = cut(runs.iter().cloned(), &self.copy);
+        contents.try_for_each(|(run, contents)| self.ram.place(&run, contents))
     }
 
     /// Reads compressed pages into `copy`. Their limits were checked when they were decoded.
@@ -244,14 +243,6 @@ impl Receiver {
             let mut claimed = parts.iter().filter(|part| part.claimed);
             return claimed.try_for_each(|part| late.clear(&part.pages));
         }
-        if let (Some(socket), None, Kind::Pages) =
-            (self.socket.direct(), header.checksum, header.kind)
-        {
-            for part in parts.iter().filter(|part| part.claimed) {
-                late.populate(&part.pages)?;
-            }
-            return receive_late(socket, late, parts).map_err(lost);
-        }
         if header.kind == Kind::Packed {
             self.unpack(header, runs)?;
         } else {
@@ -278,13 +269,6 @@ impl Receiver {
         decode_set(layout, header, &words)
     }
 
-    fn write(&self, run: &PageRange, contents: &[u8]) -> Result<()> {
-        // Runs are RAM, and none spans its hole: that was checked when they were decoded.
-        let gpa = self.ram.layout().gpa_of(run.start * PAGE_SIZE);
-        let gpa = gpa.ok_or_else(|| violation("pages that are not in the guest's memory"))?;
-        self.ram.write(gpa, contents)
-    }
-
     fn state(&mut self, header: &Header) -> Result<Vec<u8>> {
         // As long as the header says, which is within its limit, and no longer than what comes.
         let mut state = Vec::new();
@@ -302,11 +286,29 @@ impl Receiver {
     }
 }
 
+/// Runs in groups of no more pages than a piece has.
+fn batches(runs: &[PageRange]) -> Vec<Vec<PageRange>> {
+    let mut batches: Vec<Vec<PageRange>> = Vec::new();
+    let mut room = 0;
+    for piece in runs.iter().flat_map(pieces) {
+        let pages = piece.end - piece.start;
+        match batches.last_mut().filter(|_| pages <= room) {
+            Some(last) => last.push(piece),
+            None => {
+                batches.push(vec![piece]);
+                room = PIECE_PAGES as u64;
+            }
+        }
+        room -= pages;
+    }
+    batches
+}
+
 fn pieces(run: &PageRange) -> impl Iterator<Item = PageRange> + use<> {
     let end = run.end;
     (run.start..end)
-        .step_by(64)
-        .map(move |at| at..end.min(at + PIECE_PAGES))
+        .step_by(PIECE_PAGES)
+        .map(move |at| at..end.min(at + PIECE_PAGES as u64))
 }
 
 /// Contents of runs, one behind the other, cut up.
