@@ -474,7 +474,8 @@ fn what_a_driver_changes_is_marked_once_it_is_done() {
     open.send(()).unwrap();
     // A device that is drained has marked all that it did.
     driver.device.pause();
-    assert_eq!(written.take(), [64 << 10..128 << 10]);
+    let second = 64 << 10..128 << 10;
+    assert_eq!(written.take(), [second]);
 }
 
 #[test]
@@ -484,7 +485,8 @@ fn every_kind_of_change_is_marked_for_each_that_follows() {
     let cluster = |n: u64| n * (64 << 10)..(n + 1) * (64 << 10);
     let [first, second] = [(); 2].map(|()| driver.device.record().unwrap());
     assert_eq!(driver.ask(OUT, 127, &[out(DATA, 1024)]).0, OK);
-    assert_eq!(second.take(), [0..128 << 10], "over the edge of one");
+    let edge = 0..128 << 10;
+    assert_eq!(second.take(), [edge], "over the edge of one");
     assert_eq!(driver.ranges(11, &[(300, 8, 0), (900, 8, 0)]), OK);
     assert_eq!(driver.ranges(13, &[(600, 8, 1)]), OK);
     assert_eq!(driver.ask(IN, 800, &[inward(DATA, 512)]).0, OK);
