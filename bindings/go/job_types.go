@@ -203,7 +203,7 @@ type DowntimeBreakdown struct {
 	TotalUs uint64 `json:"total_us"`
 }
 
-// MigrationBytes is what was sent, in bytes of the guest's memory.
+// MigrationBytes is what was sent, in bytes of the guest's memory and disk.
 type MigrationBytes struct {
 	// Sent as they are.
 	Data uint64 `json:"data"`
@@ -213,6 +213,8 @@ type MigrationBytes struct {
 	Compressed uint64 `json:"compressed"`
 	// Sent more than once, because the guest wrote again.
 	Resent uint64 `json:"resent"`
+	// Sent of the disk, where that was taken along.
+	Disk uint64 `json:"disk"`
 }
 
 // MigrationPlan is what a migration would be like if it began now.

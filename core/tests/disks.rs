@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dwcp::{
-    Backend, DWCPError, MigrationOptions, MigrationState, Node, SnapshotOptions, VMConfig, VMState,
+    Backend, DWCPError, MigrationOptions, MigrationState, MigrationStatus, Node, SnapshotOptions,
+    VMConfig, VMState,
 };
 use futures::StreamExt;
 use rustix::fs::{FlockOperation, flock};
@@ -288,12 +289,123 @@ async fn a_target_that_does_not_have_the_disk_says_so() {
     }
 }
 
+/// Two that know each other, each with disks of its own.
+async fn apart(dir: &Path) -> (Node, Node) {
+    let alone = async |name: &str| {
+        Node::builder(name)
+            .backend(Backend::Sim)
+            .data_dir(dir.join(name))
+            .listen("127.0.0.1:0")
+            .start()
+            .await
+            .unwrap()
+    };
+    let (here, there) = (alone("here").await, alone("there").await);
+    let address = |node: &Node| node.address().unwrap().to_string();
+    here.add_peer("there", address(&there)).unwrap();
+    there.add_peer("here", address(&here)).unwrap();
+    (here, there)
+}
+
+fn with_disks() -> MigrationOptions {
+    MigrationOptions {
+        with_disks: true,
+        encrypt_transport: false,
+        ..MigrationOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_the_target_does_not_reach_is_taken_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = apart(dir.path()).await;
+    let vms = here.client().vm();
+    let vm = vms.create(with_disk()).await.unwrap();
+    let files = [&here, &there].map(|node| Files::of(&dir.path().join(node.name()), &vm.id));
+    files[0].write(b"from here");
+    vms.start(&vm.id).await.unwrap();
+    let plan = vms.plan_migration(&vm.id, "there", with_disks()).await;
+    assert_eq!(plan.unwrap().misfits, []);
+    let mut nodes = [&here, &there];
+    for turn in 0..4 {
+        let [from, to] = nodes;
+        let (left, came) = (&files[turn % 2], &files[(turn + 1) % 2]);
+        let status = migrate_as(from, &vm.id, to.name(), with_disks()).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert!(status.bytes.disk >= 4096, "{:?}", status.bytes);
+        assert!(!left.0.exists(), "its files are gone from where it was");
+        assert!(came.holds(b"from here"));
+        let names = fs::read_dir(&came.0).unwrap().count();
+        assert_eq!(names, 3, "the disk, its id, its lock");
+        let disk = fs::metadata(came.disk()).unwrap();
+        assert_eq!(disk.len(), 1 << 30);
+        assert!(disk.blocks() * 512 < 1 << 20, "its holes are holes");
+        assert!(came.try_lock().is_none(), "who runs it has it");
+        let state = to.client().vm().get(&vm.id).await.unwrap().state;
+        assert_eq!(state, VMState::Running);
+        nodes.reverse();
+    }
+    vms.stop(&vm.id, true).await.unwrap();
+    vms.destroy(&vm.id).await.unwrap();
+    assert!(!files[0].0.exists());
+    for node in [here, there] {
+        node.shutdown(Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_taken_along_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, there) = pair(dir.path()).await;
+    let vms = here.client().vm();
+    let vm = vms.create(with_disk()).await.unwrap();
+    vms.start(&vm.id).await.unwrap();
+    let files = Files::of(dir.path(), &vm.id);
+    files.write(b"shared");
+    let status = migrate_as(&here, &vm.id, "there", with_disks()).await;
+    assert_eq!(status.state, MigrationState::Failed);
+    let error = status.error.unwrap();
+    assert!(error.contains("leave `with_disks` off"), "{error}");
+    let names = fs::read_dir(&files.0).unwrap().count();
+    assert!(files.holds(b"shared") && names == 3, "{names} files");
+    let offline = MigrationOptions {
+        offline: true,
+        ..with_disks()
+    };
+    let handed = MigrationOptions {
+        same_host: dwcp::SameHost::Require,
+        ..with_disks()
+    };
+    for options in [offline, handed] {
+        match vms.migrate(&vm.id, "there", options).await {
+            Err(DWCPError::Unsupported(text)) => {
+                assert!(text.starts_with("with_disks: "), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Running);
+    // It is still the one that both reach.
+    let migrated = migrate(&here, &vm.id, "there").await;
+    assert_eq!(migrated.0, MigrationState::Completed, "{:?}", migrated.1);
+    assert!(files.holds(b"shared"));
+    for node in [here, there] {
+        node.shutdown(Duration::ZERO).await.unwrap();
+    }
+}
+
 /// Moves a VM; how that ended.
 async fn migrate(from: &Node, vm: &str, to: &str) -> (MigrationState, Option<String>) {
     let options = MigrationOptions {
         encrypt_transport: false,
         ..MigrationOptions::default()
     };
+    let status = migrate_as(from, vm, to, options).await;
+    (status.state, status.error)
+}
+
+/// The same in that way, with all that is told of it.
+async fn migrate_as(from: &Node, vm: &str, to: &str, options: MigrationOptions) -> MigrationStatus {
     let vms = from.client().vm();
     let migration = vms.migrate(vm, to, options).await.unwrap();
     let mut progress = vms.migration_progress(&migration.id).await.unwrap();
@@ -301,5 +413,5 @@ async fn migrate(from: &Node, vm: &str, to: &str) -> (MigrationState, Option<Str
     while let Some(status) = progress.next().await {
         last = status;
     }
-    (last.state, last.error)
+    last
 }

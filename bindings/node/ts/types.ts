@@ -367,7 +367,7 @@ export interface DowntimeBreakdown {
   totalUs: number;
 }
 
-/** What was sent, in bytes of the guest's memory. */
+/** What was sent, in bytes of the guest's memory and disk. */
 export interface MigrationBytes {
   data: number;
   /** Announced as zero instead of sent. */
@@ -376,6 +376,8 @@ export interface MigrationBytes {
   compressed: number;
   /** Sent more than once. */
   resent: number;
+  /** Sent of the disk, where that was taken along. */
+  disk: number;
 }
 
 /** How a migration goes, or went. */

@@ -105,6 +105,7 @@ class MigrationBytes:
     zero: int = 0
     compressed: int = 0
     resent: int = 0
+    disk: int = 0
 
 
 @dataclass

@@ -1,6 +1,7 @@
 //! One VM, from power-on to its end.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::hypervisor::{
     HostFacts, Hypervisor, Kind, NewVm, Reader, Section, Vm, Writer, sections_of,
 };
 use crate::memory::{DirtyLog, GuestRam, Harvester};
-use crate::storage::DiskLock;
+use crate::storage::{DiskLock, Written};
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -329,6 +330,39 @@ impl Machine {
     /// Those of the disk.
     pub(crate) fn flush_disk(&self) -> Result<()> {
         self.devices.bus().flush()
+    }
+
+    /// Its disk's file, to be copied, and what the guest changes of it from now on, for as long as that is kept;
+    /// `None` where it has no disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(crate) fn follow_disk(&self) -> Result<Option<(Arc<File>, Arc<Written>)>> {
+        self.devices.bus().follow_disk()
+    }
+
+    /// Its disk's file, which is filled before the guest runs.
+    pub(crate) fn disk_file(&self) -> Option<Arc<File>> {
+        self.devices.bus().disk_file()
+    }
+
+    /// Writes to its disk as the guest would.
+    #[cfg(test)]
+    pub(crate) fn write_disk(&self, offset: u64, bytes: &[u8]) {
+        self.devices.bus().disk().write_as_guest(offset, bytes);
+    }
+
+    /// How many follow what the guest changes of its disk.
+    #[cfg(test)]
+    pub(crate) fn disk_followers(&self) -> usize {
+        self.devices.bus().disk().followers()
+    }
+
+    /// Discards a part of its disk as the guest would.
+    #[cfg(test)]
+    pub(crate) fn discard_disk(&self, range: &std::ops::Range<u64>) {
+        self.devices.bus().disk().discard_as_guest(range);
     }
 
     /// Starts the guest anew, as a reset button does; a paused machine stays paused.

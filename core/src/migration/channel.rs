@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! magic u32  kind u8  flags u8  reserved u16  runs u32  crc u32  payload u64  sequence u64
-//! descriptor: guest physical address u64, length u64
+//! descriptor: guest physical address u64, or offset on the disk, length u64
 //! ```
 //!
 //! Everything here comes from a peer: a header is checked against the limits of its kind, and every
@@ -31,6 +31,12 @@ pub(super) const PACKED_PAGES: u64 = 64;
 pub(super) const MAX_RUNS: u32 = 256;
 /// Payload of a page message: a whole chunk.
 const MAX_PAGES_PAYLOAD: u64 = CHUNK_PAGES * PAGE_SIZE;
+/// Bytes of a disk that one message may cover.
+pub(super) const DISK_BYTES: u64 = 256 << 10;
+/// Descriptors of one message of a disk: every other block of what it may cover.
+const DISK_RUNS: u32 = 32;
+/// What a disk is a whole number of.
+const SECTOR: u64 = 512;
 /// Payload of a state message: registers and devices of 128 vCPUs are about 3 MiB.
 pub(super) const MAX_STATE: u64 = 32 << 20;
 
@@ -59,6 +65,10 @@ pub(super) enum Kind {
     Missing = 7,
     /// Destination: pages that its guest waits for, as runs.
     Want = 8,
+    /// Parts of the disk; the payload is their contents.
+    Disk = 9,
+    /// Parts of the disk that became zero; no payload.
+    DiskZeros = 10,
 }
 
 impl Kind {
@@ -72,6 +82,8 @@ impl Kind {
             Self::Packed,
             Self::Missing,
             Self::Want,
+            Self::Disk,
+            Self::DiskZeros,
         ]
         .into_iter()
         .find(|&k| k as u8 == number)
@@ -140,6 +152,8 @@ impl Header {
         let fits = match kind {
             Kind::Pages => (1..=MAX_RUNS).contains(&runs) && payload <= MAX_PAGES_PAYLOAD,
             Kind::Zeros | Kind::Want => (1..=MAX_RUNS).contains(&runs) && payload == 0,
+            Kind::Disk => (1..=DISK_RUNS).contains(&runs) && payload <= DISK_BYTES,
+            Kind::DiskZeros => (1..=DISK_RUNS).contains(&runs) && payload == 0,
             Kind::RoundEnd | Kind::Ack => runs == 0 && payload == 0,
             Kind::State => runs == 0 && payload <= MAX_STATE,
             // Its length is that of the guest's memory at most, see `decode_set`.
@@ -234,7 +248,52 @@ pub(super) fn decode_runs(
     Ok(runs)
 }
 
-/// The error for a peer that sends what it must not.
+/// The descriptors of parts of a disk.
+pub(super) fn encode_disk_runs(runs: &[Range<u64>], out: &mut Vec<u8>) {
+    for run in runs {
+        out.extend_from_slice(&run.start.to_le_bytes());
+        out.extend_from_slice(&(run.end - run.start).to_le_bytes());
+    }
+}
+
+/// Reads the descriptors of a disk's message, of a disk of `size` bytes.
+///
+/// # Errors
+///
+/// `migration` for what is not whole sectors of the disk, or lengths that do not add up.
+pub(super) fn decode_disk_runs(
+    size: u64,
+    header: &Header,
+    bytes: &[u8],
+) -> Result<Vec<Range<u64>>> {
+    let (descriptors, rest) = bytes.as_chunks::<DESCRIPTOR>();
+    if !rest.is_empty() || descriptors.len() != header.runs as usize {
+        return Err(violation("descriptors of the wrong length"));
+    }
+    let mut runs = Vec::with_capacity(descriptors.len());
+    let mut bytes = 0;
+    for descriptor in descriptors {
+        let (numbers, _) = descriptor.as_chunks::<8>();
+        let [offset, len] = [0, 1].map(|at: usize| u64::from_le_bytes(numbers[at]));
+        let whole = offset.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR) && len > 0;
+        let end = offset.checked_add(len).filter(|&end| whole && end <= size);
+        let end = end
+            .ok_or_else(|| violation(&format!("{offset:#x}+{len:#x}, which is not on the disk")))?;
+        // Neither is larger than the disk, and there are few.
+        bytes += len.min(DISK_BYTES + 1);
+        if bytes > DISK_BYTES {
+            return Err(violation("more of the disk than a message may have"));
+        }
+        runs.push(offset..end);
+    }
+    if header.kind == Kind::Disk && bytes != header.payload {
+        return Err(violation(
+            "a payload that is not as long as its parts of the disk",
+        ));
+    }
+    Ok(runs)
+}
+
 /// A set of pages as the header and the words of a [`Kind::Missing`] message: from the first page of it to the
 /// last.
 pub(super) fn encode_set(set: &PageBitmap) -> (Header, Vec<u8>) {
@@ -286,6 +345,7 @@ pub(super) fn decode_set(layout: &Layout, header: &Header, bytes: &[u8]) -> Resu
     Ok(set)
 }
 
+/// The error for a peer that sends what it must not.
 pub(super) fn violation(what: &str) -> DWCPError {
     DWCPError::Migration(format!("the peer sent {what} on a bulk channel"))
 }
@@ -311,6 +371,50 @@ mod tests {
         for header in [pages(2, 8192), Header::bare(Kind::RoundEnd, u64::MAX)] {
             assert_eq!(Header::decode(&header.encode()).unwrap(), header);
         }
+    }
+
+    #[test]
+    fn parts_of_a_disk_lie_on_the_disk() {
+        let size = 1 << 20;
+        let read = |kind, payload, runs: &[(u64, u64)]| {
+            let mut bytes = Vec::new();
+            for (offset, len) in runs {
+                bytes.extend(offset.to_le_bytes());
+                bytes.extend(len.to_le_bytes());
+            }
+            let header = Header {
+                runs: u32::try_from(runs.len()).unwrap(),
+                payload,
+                ..Header::bare(kind, 1)
+            };
+            let header = Header::decode(&header.encode())?;
+            let runs = decode_disk_runs(size, &header, &bytes)?;
+            let mut again = Vec::new();
+            encode_disk_runs(&runs, &mut again);
+            assert_eq!(again, bytes);
+            Ok::<_, DWCPError>(runs)
+        };
+        let runs = read(Kind::Disk, 1024, &[(0, 512), (size - 512, 512)]).unwrap();
+        assert_eq!(runs, [0..512, size - 512..size]);
+        read(Kind::DiskZeros, 0, &[(0, DISK_BYTES)]).unwrap();
+        for (payload, runs) in [
+            (512, &[(size, 512)][..]),
+            (1024, &[(size - 512, 1024)]),
+            (512, &[(u64::MAX - 511, 512)]),
+            (512, &[(0, u64::MAX - 511)]),
+            (512, &[(1, 512)]),
+            (0, &[(0, 0)]),
+            (1024, &[(0, 512)]),
+            (DISK_BYTES, &[(0, DISK_BYTES), (0, 512)]),
+            (DISK_BYTES + 512, &[(0, DISK_BYTES + 512)]),
+            (0, &[]),
+            (33 * 512, &[(0, 512); 33]),
+        ] {
+            let error = read(Kind::Disk, payload, runs).unwrap_err().to_string();
+            assert!(error.contains("bulk channel"), "{error}");
+        }
+        let wide = [(0, DISK_BYTES), (DISK_BYTES, 512)];
+        read(Kind::DiskZeros, 0, &wide).unwrap_err();
     }
 
     #[test]
@@ -353,7 +457,7 @@ mod tests {
             Header::decode(&bytes)
         };
         assert!(with(0, 0).is_err(), "magic");
-        assert!(with(4, 9).is_err(), "kind");
+        assert!(with(4, 11).is_err(), "kind");
         assert!(with(5, 2).is_err(), "flags");
         assert!(with(6, 1).is_err(), "reserved");
         assert!(with(10, 1).is_err(), "65,537 runs");

@@ -15,6 +15,7 @@ use super::demand::Demand;
 use super::gate::{Gate, News};
 use super::link::{self, Attach, Attached, Dial, Envelope, Link, Timing};
 use super::marks::micros;
+use super::mirror;
 use super::offer::Offer;
 use super::patience::Patience;
 use super::protocol::destination::{
@@ -703,8 +704,15 @@ impl Driver {
                 made.inspect_err(|error| tracing::info!(%error, "no post-copy here"))
                     .ok()
             });
+            let disk = match mirror::target(machine, &offer) {
+                Ok(disk) => disk,
+                Err(error) => {
+                    self.arriving.discard();
+                    return DestinationInput::Unfit(vec![error.to_string()]);
+                }
+            };
             self.gate
-                .open(token.clone(), channels, ram, self.demand.clone());
+                .open(token.clone(), channels, ram, self.demand.clone(), disk);
         }
         self.machine = machine;
         self.offer = Some(offer);

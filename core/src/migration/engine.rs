@@ -1,5 +1,6 @@
 //! The source's copying: rounds over all channels, and the last one in the pause.
 
+use std::ops::Range;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::compression::Compression;
 use super::converge::{Brake, Throttle};
 use super::marks::micros;
+use super::mirror::{Mirror, Pieces, total};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use super::sender::{Pass, Round, Sender, Sending};
@@ -32,6 +34,8 @@ pub(super) struct EngineOptions {
     pub(super) max_downtime: Duration,
     /// Copy while the guest runs.
     pub(super) live: bool,
+    /// Copy its disk as well.
+    pub(super) with_disks: bool,
     /// Where pages may be sent after the switch: how channels that are lost then are opened again.
     pub(super) post_copy: Option<Route>,
     /// What may slow the guest down, where that is permitted.
@@ -54,6 +58,8 @@ pub(super) struct Engine {
     live: bool,
     /// Found changed and not sent yet.
     left: Option<Harvest>,
+    /// The disk that is taken along.
+    mirror: Option<Mirror>,
     route: Option<Route>,
     /// The switch comes first for these pages: the destination knows that it misses them.
     late: Option<PageBitmap>,
@@ -120,7 +126,10 @@ impl Engine {
         options: EngineOptions,
         progress: Arc<Progress>,
     ) -> Result<(Self, Stopper)> {
+        let mirror = options.with_disks.then(|| Mirror::start(machine));
+        let mirror = mirror.transpose()?;
         let shared = Arc::new(Sending {
+            disk: mirror.as_ref().map(|own| Arc::clone(own.file())),
             ram: Arc::clone(machine.ram()),
             consumer: machine.harvester().subscribe()?,
             pacer: Pacer::new(options.bandwidth),
@@ -151,6 +160,7 @@ impl Engine {
             round: 0,
             live: options.live,
             left: None,
+            mirror,
             route: options.post_copy,
             late: None,
             supply,
@@ -177,7 +187,8 @@ impl Engine {
             let harvest = self.shared.consumer.harvest()?;
             let pages = harvest.pages.count();
             self.shared.progress.dirtied(pages);
-            let decision = self.rule.decide(pages * PAGE_SIZE);
+            let disk = self.take_disk()?;
+            let decision = self.rule.decide(pages * PAGE_SIZE + total(&disk));
             let (stall, _) = self.machine.stalls();
             self.shared.progress.update(|s| {
                 s.expected_downtime_us = micros(decision.expected);
@@ -185,10 +196,13 @@ impl Engine {
             });
             if decision.switch {
                 self.left = Some(harvest);
+                self.put_back(&disk);
                 break;
             }
-            if decision.stuck && self.route.is_some() {
+            // The disk is whole before the switch, also where some of the memory is not.
+            if decision.stuck && self.route.is_some() && self.rule.allows(total(&disk)) {
                 self.postpone(&harvest.pages)?;
+                self.put_back(&disk);
                 break;
             }
             if decision.hopeless
@@ -199,7 +213,7 @@ impl Engine {
                     .progress
                     .update(|s| s.throttle = u32::from(percent));
             }
-            let (sent, time) = self.send(harvest, true)?;
+            let (sent, time) = self.send(harvest, disk, true)?;
             self.rule.round_sent(sent, time);
         }
         Ok(())
@@ -236,10 +250,23 @@ impl Engine {
         }
         #[cfg(test)]
         self.shared.faults.last_harvest(&mut harvest);
+        #[cfg(test)]
+        self.shared.faults.writes(super::faults::Moment::Paused);
+        let disk = self.take_disk()?;
+        #[cfg(test)]
+        let disk = self.shared.faults.last_clusters(disk);
         let Some(mut late) = self.late.take() else {
-            self.send(harvest, false)?;
+            self.send(harvest, disk, false)?;
             return self.do_first(Job::State(state));
         };
+        if !disk.is_empty() {
+            let pages = self.machine.ram().layout().pages();
+            let nothing = Harvest {
+                pages: PageBitmap::new(pages),
+                logged: PageBitmap::new(pages),
+            };
+            self.send(nothing, disk, false)?;
+        }
         harvest.pages.remove(&late);
         if !harvest.pages.is_empty() {
             late.merge(&harvest.pages);
@@ -273,25 +300,71 @@ impl Engine {
         Some(results.into_iter().collect())
     }
 
-    /// One round. Returns how many bytes of the guest's memory were sent, compressed or not, and how long
+    /// What is to be sent of the disk next.
+    fn take_disk(&self) -> Result<Vec<Range<u64>>> {
+        let Some(mirror) = &self.mirror else {
+            return Ok(Vec::new());
+        };
+        #[cfg(test)]
+        if self.shared.faults.mutation == Some(super::faults::Mutation::ReadBeforeClear)
+            && self.round > 0
+        {
+            return Ok(mirror.look());
+        }
+        mirror.take()
+    }
+
+    /// For proving that the tests notice: the marks go when all that was marked has been read, where a test asks for
+    /// it.
+    #[cfg(test)]
+    fn clear_late(&self) {
+        if self.shared.faults.mutation == Some(super::faults::Mutation::ReadBeforeClear)
+            && let Some(mirror) = &self.mirror
+        {
+            mirror.take().unwrap();
+        }
+    }
+
+    /// What was taken of the disk goes with the last of it.
+    fn put_back(&self, disk: &[Range<u64>]) {
+        if let Some(mirror) = &self.mirror {
+            mirror.put_back(disk);
+        }
+    }
+
+    /// One round. Returns how many bytes of the guest's memory and disk were sent, compressed or not, and how long
     /// that took.
-    fn send(&mut self, harvest: Harvest, live: bool) -> Result<(u64, Duration)> {
+    fn send(
+        &mut self,
+        harvest: Harvest,
+        disk: Vec<Range<u64>>,
+        live: bool,
+    ) -> Result<(u64, Duration)> {
         self.round += 1;
         let progress = Arc::clone(&self.shared.progress);
-        progress.begin_round(self.round, harvest.pages.count());
+        let pages = total(&disk).div_ceil(PAGE_SIZE);
+        progress.begin_round(self.round, harvest.pages.count() + pages);
         let (began, before) = (Instant::now(), progress.content_sent());
         let pass = Pass {
             number: self.round,
             fresh: self.round == 1,
             urgent: false,
         };
-        let round = Arc::new(Round::new(pass, harvest, live, self.workers.len()));
+        let round = Arc::new(Round::new(
+            pass,
+            harvest,
+            Pieces::new(disk),
+            live,
+            self.workers.len(),
+        ));
         for worker in &self.workers {
             worker.give(Job::Round(Arc::clone(&round)))?;
         }
         // Every worker is waited for, so that none is still at it when an error is returned.
         let results: Vec<Result<()>> = self.workers.iter().map(Worker::result).collect();
         results.into_iter().collect::<Result<()>>()?;
+        #[cfg(test)]
+        self.clear_late();
         progress.end_round();
         Ok((progress.content_sent() - before, began.elapsed()))
     }

@@ -1,5 +1,6 @@
 //! Faults that tests put into a migration: to prove that one is survived, or that it is noticed.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,29 @@ pub(crate) struct Faults {
     pub(crate) slow: Option<(Phase, Duration)>,
     /// Memory that is handed over in a wrong way.
     pub(crate) hand: Option<HandFault>,
+    /// What the guest does to its disk at some moments of copying.
+    pub(crate) guest: Option<Guest>,
+}
+
+/// When a guest writes its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A piece of the disk was taken to be sent, and is about to be read.
+    Sending,
+    /// It was read, and is about to be sent.
+    Sent,
+    /// All but the last of it was sent: what the device still had to do is done.
+    Paused,
+}
+
+/// What a guest does at such a moment.
+#[derive(Clone)]
+pub(crate) struct Guest(pub(crate) Arc<dyn Fn(Moment) + Send + Sync>);
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guest")
+    }
 }
 
 /// What is wrong with memory that is handed over within one host.
@@ -54,6 +78,10 @@ pub(crate) enum Mutation {
     DropChunk,
     /// Pages are read before their dirty bits are cleared.
     LookBeforeClear,
+    /// The last look at the disk before the switch loses a cluster.
+    DropCluster,
+    /// Clusters of the disk are read before their marks are cleared.
+    ReadBeforeClear,
 }
 
 impl Faults {
@@ -68,6 +96,21 @@ impl Faults {
             return Err(DWCPError::Migration(format!("injected fault at {phase:?}")));
         }
         Ok(())
+    }
+
+    /// Lets the guest write its disk.
+    pub(super) fn writes(&self, moment: Moment) {
+        if let Some(guest) = &self.guest {
+            (guest.0)(moment);
+        }
+    }
+
+    /// What of the disk is to be sent in the pause.
+    pub(super) fn last_clusters(&self, mut clusters: Vec<Range<u64>>) -> Vec<Range<u64>> {
+        if self.mutation == Some(Mutation::DropCluster) {
+            clusters.pop();
+        }
+        clusters
     }
 
     /// What is to be sent in the pause.

@@ -1,8 +1,8 @@
 //! The entry of fuzzing, and of a test that does the same with fewer bytes.
 
 use super::channel::{
-    CHUNK_PAGES, DESCRIPTOR, HEADER, Header, Kind, PACKED_PAGES, decode_runs, decode_set,
-    encode_runs, encode_set, set_length,
+    CHUNK_PAGES, DESCRIPTOR, DISK_BYTES, HEADER, Header, Kind, PACKED_PAGES, decode_disk_runs,
+    decode_runs, decode_set, encode_disk_runs, encode_runs, encode_set, set_length,
 };
 use super::compression::unpack;
 use super::link::Greeting;
@@ -68,6 +68,22 @@ fn bulk(layout: &Layout, mut bytes: &[u8]) {
                     // What it is not, it says.
                     let _ = unpack(packed, &mut contents[..pages as usize * PAGE_BYTES]);
                 }
+            }
+            Kind::Disk | Kind::DiskZeros => {
+                let length = DESCRIPTOR * header.runs as usize;
+                let (descriptors, rest) = bytes.split_at(length.min(bytes.len()));
+                bytes = rest;
+                // Of a disk as large as the memory.
+                let size = layout.pages() * PAGE_BYTES as u64;
+                let Ok(runs) = decode_disk_runs(size, &header, descriptors) else {
+                    return;
+                };
+                let total: u64 = runs.iter().map(|run| run.end - run.start).sum();
+                assert!((1..=DISK_BYTES).contains(&total), "{total} bytes");
+                assert!(runs.iter().all(|run| run.end <= size), "{runs:?}");
+                let mut written = Vec::new();
+                encode_disk_runs(&runs, &mut written);
+                assert_eq!(written.as_slice(), descriptors);
             }
             Kind::Missing => {
                 let Ok(length) = set_length(layout, &header) else {
@@ -168,7 +184,7 @@ mod tests {
         #[test]
         fn what_a_peer_sends_is_checked(
             choice: u8,
-            kind in 0_u8..8,
+            kind in 0_u8..12,
             runs in 0_u8..4,
             page in 0_u64..300,
             body in proptest::collection::vec(any::<u8>(), 0..80),

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use super::demand::{Demand, Writer};
 use super::link::{self, Attach, Attached};
+use super::mirror::Copy;
 use super::patience::Patience;
 use super::receiver::{Arrival, Receiver};
 use super::token::is_token;
@@ -46,6 +47,8 @@ struct Open {
     ram: Arc<GuestRam>,
     /// Where pages may come after the switch.
     demand: Option<Arc<Demand>>,
+    /// The disk that comes along.
+    disk: Option<Arc<Copy>>,
     receivers: BTreeMap<u32, (Blocking, JoinHandle<()>)>,
     stopped: Arc<AtomicBool>,
 }
@@ -69,19 +72,21 @@ impl Gate {
         }
     }
 
-    /// Admits so many channels that know the token, for pages of this memory.
+    /// Admits so many channels that know the token, for pages of this memory and parts of that disk.
     pub(super) fn open(
         &self,
         token: String,
         channels: u32,
         ram: Arc<GuestRam>,
         demand: Option<Arc<Demand>>,
+        disk: Option<Arc<Copy>>,
     ) {
         *self.lock() = Some(Open {
             token,
             channels,
             ram,
             demand,
+            disk,
             receivers: BTreeMap::new(),
             stopped: Arc::default(),
         });
@@ -131,7 +136,8 @@ impl Gate {
             demand.opened(request.channel, &writer)?;
         }
         let demand = open.demand.clone();
-        let receiver = Receiver::new(stream, writer, Arc::clone(&open.ram), demand.clone());
+        let receiver = Receiver::new(stream, writer, Arc::clone(&open.ram), demand.clone())
+            .with_disk(open.disk.clone());
         let (tell, stopped) = (Arc::clone(&self.tell), Arc::clone(&open.stopped));
         let thread = spawn("dwcp-receive", move || {
             work_as(Work::Copy);

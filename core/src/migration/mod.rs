@@ -7,7 +7,7 @@
 //!
 //! `engine` sends rounds of them by its `sender`s until `switch` says that it is time; the `receiver`s behind the
 //! `gate` place them. `compression` makes them less where that pays, `converge` slows a guest down that writes
-//! faster. Where the switch comes first, `supply` sends the rest, as `demand` asks for it. Within one host the memory
+//! faster, `mirror` is a disk that is taken along. Where the switch comes first, `supply` sends the rest, as `demand` asks for it. Within one host the memory
 //! is handed over and not copied (`same_host`); `token` is what is shown there and at the gate.
 //!
 //! `recovered` settles what a source was started again in the middle of, `whereabouts` is what nodes ask each other
@@ -34,6 +34,7 @@ mod gate;
 mod limit;
 mod link;
 mod marks;
+mod mirror;
 mod offer;
 mod pacer;
 mod patience;

@@ -32,8 +32,11 @@ pub(crate) struct Offer {
     pub(crate) guest: HostFacts,
     /// What tells its image from others of the name, where that is not built in.
     pub(crate) image: Option<String>,
-    /// Its disk, which both nodes reach.
+    /// Its disk, which both nodes reach unless it is copied.
     pub(crate) disk: Option<DiskFacts>,
+    /// The disk is copied, and takes so many bytes now. Left out where it is not so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_copied: Option<u64>,
     /// Bulk channels that the source would open.
     pub(crate) channels: u32,
     running: bool,
@@ -56,6 +59,7 @@ impl Offer {
             guest,
             image: None,
             disk: None,
+            disk_copied: None,
             channels,
             running,
             post_copy: false,
@@ -75,6 +79,12 @@ impl Offer {
     /// The same, with what is not in the VM's memory.
     pub(crate) fn with(mut self, image: Option<String>, disk: Option<DiskFacts>) -> Self {
         (self.image, self.disk) = (image, disk);
+        self
+    }
+
+    /// The same, whose disk is copied, if it has one.
+    pub(crate) fn with_copied_disk(mut self, bytes: Option<u64>) -> Self {
+        self.disk_copied = bytes;
         self
     }
 
@@ -117,6 +127,19 @@ impl Offer {
             return Err(refused(&"it runs and is stopped"));
         }
         offer.vm.config.validate().map_err(|e| refused(&e))?;
+        if let Some(disk) = &offer.disk
+            && offer.disk_copied.is_some()
+            && disk.size != offer.vm.config.disk
+        {
+            return Err(refused(
+                &"its disk is to be copied, and has another size than the VM's config says",
+            ));
+        }
+        if offer.disk_copied.is_some() && (offer.disk.is_none() || offer.stopped) {
+            return Err(refused(
+                &"a disk is to be copied that the VM has not, or that nobody would send",
+            ));
+        }
         if offer.channels == 0 || offer.channels > crate::model::limits::PARALLEL_MAX {
             return Err(refused(&format!("{} bulk channels", offer.channels)));
         }

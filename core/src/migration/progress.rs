@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     packed: AtomicU64,
     zero: AtomicU64,
     resent: AtomicU64,
+    /// Of a disk that is taken along.
+    disk: AtomicU64,
     /// Pages of the round being sent.
     round_pages: AtomicU64,
     inner: Mutex<Inner>,
@@ -44,6 +46,7 @@ impl Progress {
             packed: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             resent: AtomicU64::new(0),
+            disk: AtomicU64::new(0),
             round_pages: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 status,
@@ -76,6 +79,19 @@ impl Progress {
             .fetch_add(bytes / PAGE_SIZE, Ordering::Relaxed);
     }
 
+    /// So many bytes of the disk went.
+    pub(super) fn sent_disk(&self, round: u64, bytes: u64, head: u64) {
+        self.sent.fetch_add(bytes + head, Ordering::Relaxed);
+        self.disk.fetch_add(bytes, Ordering::Relaxed);
+        self.count(round, bytes);
+    }
+
+    /// So many bytes of the disk turned out to be zeros.
+    pub(super) fn looked_at_disk(&self, zeros: u64) {
+        self.round_pages
+            .fetch_add(zeros / PAGE_SIZE, Ordering::Relaxed);
+    }
+
     /// So many bytes went that are none of the guest's memory.
     pub(super) fn sent_bytes(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
@@ -86,9 +102,12 @@ impl Progress {
         self.round_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// Bytes of the guest's memory that were sent so far, compressed or not.
+    /// Bytes of the guest's memory and disk that were sent so far, compressed or not.
     pub(super) fn content_sent(&self) -> u64 {
-        self.data.load(Ordering::Relaxed) + self.packed.load(Ordering::Relaxed)
+        [&self.data, &self.packed, &self.disk]
+            .map(|bytes| bytes.load(Ordering::Relaxed))
+            .iter()
+            .sum()
     }
 
     /// Bytes on the wire so far.
@@ -194,6 +213,7 @@ impl Progress {
         status.bytes.compressed = self.packed.load(Ordering::Relaxed);
         status.bytes.zero = self.zero.load(Ordering::Relaxed);
         status.bytes.resent = self.resent.load(Ordering::Relaxed);
+        status.bytes.disk = self.disk.load(Ordering::Relaxed);
         // The first round is most of the way; each later one halves what is left of the rest.
         let share = pages as f64 / inner.round_total.max(1) as f64;
         status.progress = match status.round {

@@ -9,10 +9,12 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, PoisonError};
 
 use super::channel::{
-    DESCRIPTOR, HEADER, Header, Kind, decode_runs, decode_set, set_length, violation,
+    DESCRIPTOR, HEADER, Header, Kind, decode_disk_runs, decode_runs, decode_set, set_length,
+    violation,
 };
 use super::compression::unpack;
 use super::demand::{Demand, Writer};
+use super::mirror::Copy;
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
 use crate::memory::{Backing, GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, receive_pages};
@@ -42,6 +44,10 @@ pub(super) struct Receiver {
     ram: Arc<GuestRam>,
     /// Where pages may come after the switch.
     demand: Option<Arc<Demand>>,
+    /// The disk that comes along, where one does.
+    disk: Option<Arc<Copy>>,
+    /// Some of it was placed since the last barrier.
+    disk_changed: bool,
     descriptors: Vec<u8>,
     copy: Vec<u8>,
     packed: Vec<u8>,
@@ -64,12 +70,20 @@ impl Receiver {
             writer,
             ram,
             demand,
+            disk: None,
+            disk_changed: false,
             descriptors: Vec::new(),
             copy: Vec::new(),
             packed: Vec::new(),
             round: 0,
             headers: 0,
         }
+    }
+
+    /// The same, which places parts of that disk too.
+    pub(super) fn with_disk(mut self, disk: Option<Arc<Copy>>) -> Self {
+        self.disk = disk;
+        self
     }
 
     /// Places pages until something else arrives.
@@ -101,6 +115,10 @@ impl Receiver {
                         None => self.pages(&header, &runs)?,
                     }
                 }
+                Kind::Disk | Kind::DiskZeros => {
+                    self.count(&header);
+                    self.disk(&header)?;
+                }
                 Kind::RoundEnd => {
                     if header.sequence <= self.round {
                         return Err(violation(&format!(
@@ -115,12 +133,23 @@ impl Receiver {
                         )));
                     }
                     (self.round, self.headers) = (header.sequence, 0);
+                    // What is placed of a disk outlives this host, or the VM could not be taken. In each round, so
+                    // that little is left in the pause.
+                    if let Some(disk) = self.disk.as_ref().filter(|_| self.disk_changed) {
+                        disk.sync()?;
+                        self.disk_changed = false;
+                    }
                     let ack = Header::bare(Kind::Ack, header.sequence).encode();
                     let writer = self.writer.lock();
                     let mut writer = writer.unwrap_or_else(PoisonError::into_inner);
                     writer.write_all(&ack).map_err(lost)?;
                 }
-                Kind::State => return Ok(Arrival::State(self.state(&header)?)),
+                Kind::State => {
+                    if let Some(disk) = &self.disk {
+                        disk.close();
+                    }
+                    return Ok(Arrival::State(self.state(&header)?));
+                }
                 Kind::Missing => return Ok(Arrival::Missing(self.missing(&header)?)),
                 Kind::Ack | Kind::Want => {
                     return Err(violation(&format!(
@@ -130,6 +159,29 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Places a part of the disk, by way of a buffer: it is summed before it is written.
+    fn disk(&mut self, header: &Header) -> Result<()> {
+        let disk = self.disk.clone();
+        let disk = disk.ok_or_else(|| violation("a part of a disk that was not offered"))?;
+        self.descriptors
+            .resize(header.runs as usize * DESCRIPTOR, 0);
+        self.socket
+            .read_exact(&mut self.descriptors)
+            .map_err(lost)?;
+        let runs = decode_disk_runs(disk.size(), header, &self.descriptors)?;
+        // Within its limit, which was checked with the header.
+        self.copy
+            .resize(usize::try_from(header.payload).unwrap_or(0), 0);
+        self.socket.read_exact(&mut self.copy).map_err(lost)?;
+        if let Some(expected) = header.checksum {
+            let crc = crc32c::crc32c(&self.descriptors);
+            let crc = crc32c::crc32c_append(crc, &self.copy);
+            check("a part of the disk", expected, crc)?;
+        }
+        self.disk_changed = true;
+        disk.place(header, &runs, &self.copy)
     }
 
     /// Takes a header into the sum of this round's.
@@ -386,6 +438,66 @@ mod tests {
         assert!(error.contains("arrived damaged"), "{error}");
         let right = crc32c::crc32c(&message[HEADER..]);
         assert!(matches!(receive(&page_message(right)), Ok(Arrival::Closed)));
+    }
+
+    /// A part of a disk, as it is sent.
+    fn disk_message(offset: u64, contents: &[u8]) -> Vec<u8> {
+        let run = [offset.to_le_bytes(), (contents.len() as u64).to_le_bytes()].concat();
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&run), contents);
+        let header = Header {
+            runs: 1,
+            payload: contents.len() as u64,
+            checksum: Some(crc),
+            ..Header::bare(Kind::Disk, 1)
+        };
+        [header.encode().to_vec(), run, contents.to_vec()].concat()
+    }
+
+    #[test]
+    fn parts_of_a_disk_are_placed_on_it_and_nowhere_else() {
+        use std::os::unix::fs::FileExt;
+        let size = 1 << 20;
+        let receive = |disk: Option<Arc<Copy>>, bytes: &[u8]| {
+            let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+            let (mut peer, socket) = pair();
+            peer.write_all(bytes).unwrap();
+            drop(peer);
+            receiver(socket, ram).with_disk(disk).receive()
+        };
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.set_len(size).unwrap();
+        let disk = Copy::new(Arc::clone(&file), size);
+        let good = disk_message(4096, &[7; 1024]);
+        assert!(matches!(
+            receive(Some(Arc::clone(&disk)), &good),
+            Ok(Arrival::Closed)
+        ));
+        let mut placed = [0; 1026];
+        file.read_exact_at(&mut placed, 4095).unwrap();
+        assert!(placed[1..1025] == [7; 1024] && placed[0] == 0 && placed[1025] == 0);
+
+        let mut damaged = good.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        for (bytes, why) in [
+            (disk_message(size, &[7; 512]), "not on the disk"),
+            (disk_message(size - 512, &[7; 1024]), "not on the disk"),
+            (disk_message(u64::MAX - 511, &[7; 512]), "not on the disk"),
+            (disk_message(8, &[7; 512]), "not on the disk"),
+            (damaged, "arrived damaged"),
+        ] {
+            let error = receive(Some(Arc::clone(&disk)), &bytes).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        assert_eq!(file.metadata().unwrap().len(), size);
+        file.read_exact_at(&mut placed, 4095).unwrap();
+        assert!(placed[1..1025] == [7; 1024], "the damaged was not written");
+
+        let error = receive(None, &good).unwrap_err().to_string();
+        assert!(error.contains("not offered"), "{error}");
+        // Once the state has come, over whatever channel.
+        disk.close();
+        let error = receive(Some(disk), &good).unwrap_err().to_string();
+        assert!(error.contains("behind the machine's state"), "{error}");
     }
 
     /// Two pages in two runs, compressed, with the checksum of their contents.

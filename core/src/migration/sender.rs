@@ -3,15 +3,19 @@
 //! Each channel has a thread. A round is a list of chunks that all threads take from; each ends with
 //! a barrier: the peer acknowledges when everything of the round is in its guest's memory.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::channel::{
-    CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, PACKED_PAGES, encode_runs, encode_set, violation,
+    CHUNK_PAGES, HEADER, Header, Kind, MAX_RUNS, PACKED_PAGES, encode_disk_runs, encode_runs,
+    encode_set, violation,
 };
 use super::compression::{Compression, SAMPLE_PAGES, is_smaller, pack};
+use super::mirror::{Piece, Pieces};
 use super::pacer::Pacer;
 use super::progress::Progress;
 use crate::error::{DWCPError, Result};
@@ -45,6 +49,8 @@ pub(super) struct Round {
     pub(super) harvest: Harvest,
     /// Whether the guest runs meanwhile; else there is nothing to clear.
     pub(super) live: bool,
+    /// Of the disk.
+    pub(super) disk: Pieces,
     /// Pages that a sender takes at a time.
     chunk: u64,
     next: AtomicU64,
@@ -52,8 +58,15 @@ pub(super) struct Round {
 
 impl Round {
     /// For so many senders.
-    pub(super) fn new(pass: Pass, harvest: Harvest, live: bool, senders: usize) -> Self {
+    pub(super) fn new(
+        pass: Pass,
+        harvest: Harvest,
+        disk: Pieces,
+        live: bool,
+        senders: usize,
+    ) -> Self {
         Self {
+            disk,
             chunk: chunk_pages(harvest.pages.count(), senders as u64),
             pass,
             harvest,
@@ -92,6 +105,8 @@ pub(super) struct Sending {
     pub(super) consumer: Consumer,
     pub(super) pacer: Pacer,
     pub(super) progress: Arc<Progress>,
+    /// The disk that is taken along, where one is.
+    pub(super) disk: Option<Arc<File>>,
     /// Whether every message carries a checksum.
     pub(super) checksum: bool,
     /// Pages known to have host memory behind them; see [`next_backed`](Self::next_backed).
@@ -135,6 +150,8 @@ pub(super) struct Sender {
     packed: Vec<u8>,
     /// Where pages may be compressed: whether they are.
     compression: Option<Compression>,
+    /// What is sent of the disk.
+    piece: Piece,
     /// CRC-32C of the headers sent in this round, by which the peer knows that it has them all.
     headers: u32,
 }
@@ -154,6 +171,7 @@ impl Sender {
             copy: Vec::new(),
             packed: Vec::new(),
             compression,
+            piece: Piece::default(),
             headers: 0,
         }
     }
@@ -162,6 +180,9 @@ impl Sender {
     pub(super) fn send_round(&mut self, round: &Round) -> Result<()> {
         while let Some(chunk) = round.take() {
             self.send_chunk(round, chunk)?;
+        }
+        while let Some(piece) = round.disk.take() {
+            self.send_disk(round, &piece)?;
         }
         self.end_round(round.pass.number)?;
         self.wait_placed(round.pass.number)
@@ -428,6 +449,69 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends a piece of the disk.
+    fn send_disk(&mut self, round: &Round, range: &Range<u64>) -> Result<()> {
+        let pass = round.pass;
+        let file = self.shared.disk.clone();
+        let file = file.ok_or_else(|| DWCPError::Internal("no disk to send".into()))?;
+        #[cfg(test)]
+        if round.live {
+            self.shared.faults.writes(super::faults::Moment::Sending);
+        }
+        let mut piece = std::mem::take(&mut self.piece);
+        piece.read(&file, range)?;
+        #[cfg(test)]
+        if round.live {
+            self.shared.faults.writes(super::faults::Moment::Sent);
+        }
+        // The peer's file is all holes at first.
+        if !pass.fresh {
+            self.send_disk_runs(Kind::DiskZeros, pass, &piece.zeros, &[])?;
+        }
+        self.send_disk_runs(Kind::Disk, pass, &piece.data, &piece.bytes)?;
+        let zeros = piece.zeros.iter().map(|run| run.end - run.start).sum();
+        self.shared.progress.looked_at_disk(zeros);
+        self.piece = piece;
+        Ok(())
+    }
+
+    fn send_disk_runs(
+        &mut self,
+        kind: Kind,
+        pass: Pass,
+        runs: &[Range<u64>],
+        bytes: &[u8],
+    ) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let mut descriptors = Vec::new();
+        encode_disk_runs(runs, &mut descriptors);
+        let checksum = self.shared.checksum.then(|| {
+            let crc = crc32c::crc32c(&descriptors);
+            crc32c::crc32c_append(crc, bytes)
+        });
+        let header = Header {
+            // At most every other block of a piece.
+            runs: u32::try_from(runs.len()).unwrap_or(u32::MAX),
+            payload: bytes.len() as u64,
+            checksum,
+            ..Header::bare(kind, pass.number)
+        };
+        self.head.clear();
+        self.head.extend_from_slice(&header.encode());
+        self.head.extend_from_slice(&descriptors);
+        self.count_header();
+        self.pace(pass, bytes.len() as u64)?;
+        let head = std::mem::take(&mut self.head);
+        self.write(&head)?;
+        self.write(bytes)?;
+        let (progress, sent) = (&self.shared.progress, bytes.len() as u64);
+        progress.sent_disk(pass.number, sent, head.len() as u64);
+        self.head = head;
+        Ok(())
+    }
+
     fn pace(&self, pass: Pass, bytes: u64) -> Result<()> {
         if pass.urgent {
             return Ok(());
@@ -541,7 +625,7 @@ mod tests {
             fresh: false,
             urgent: false,
         };
-        Round::new(pass, harvest, true, senders)
+        Round::new(pass, harvest, Pieces::default(), true, senders)
     }
 
     #[test]

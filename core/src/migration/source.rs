@@ -650,6 +650,7 @@ impl Driver {
                 checksum: leaving.options.verify_checksum,
                 max_downtime: leaving.options.downtime_limit(),
                 live: leaving.options.live && leaving.offer.is_running(),
+                with_disks: leaving.offer.disk_copied.is_some(),
                 throttle: leaving
                     .throttle
                     .clone()

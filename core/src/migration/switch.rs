@@ -65,6 +65,12 @@ impl SwitchRule {
         self.rate = Some(self.rate.map_or(now, |rate| 0.5 * rate + 0.5 * now));
     }
 
+    /// Whether so many bytes could be sent in the pause.
+    pub(super) fn allows(&self, bytes: u64) -> bool {
+        let time = self.rate.map(|rate| transfer(bytes, rate));
+        time.is_some_and(|time| time.saturating_add(FIXED_COST) <= self.limit)
+    }
+
     /// With so many bytes left to send: switch, or send another round?
     pub(super) fn decide(&mut self, left: u64) -> Decision {
         let Some(rate) = self.rate else {
@@ -76,8 +82,7 @@ impl SwitchRule {
                 expected: Duration::MAX,
             };
         };
-        let transfer = Duration::try_from_secs_f64(left as f64 / rate.max(1.0));
-        let expected = transfer.unwrap_or(Duration::MAX).saturating_add(FIXED_COST);
+        let expected = transfer(left, rate).saturating_add(FIXED_COST);
         let better = self
             .best
             .is_none_or(|best| expected < best.mul_f64(WORTHWHILE));
@@ -102,6 +107,11 @@ impl SwitchRule {
             expected,
         }
     }
+}
+
+fn transfer(bytes: u64, rate: f64) -> Duration {
+    let time = Duration::try_from_secs_f64(bytes as f64 / rate.max(1.0));
+    time.unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

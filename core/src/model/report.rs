@@ -69,7 +69,7 @@ pub struct DowntimeBreakdown {
     pub total_us: u64,
 }
 
-/// What was sent, in bytes of the guest's memory.
+/// What was sent, in bytes of the guest's memory and disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -82,6 +82,8 @@ pub struct MigrationBytes {
     pub compressed: u64,
     /// Sent more than once, because the guest wrote again.
     pub resent: u64,
+    /// Sent of the disk, where that was taken along.
+    pub disk: u64,
 }
 
 /// What a migration would be like if it began now.

@@ -82,11 +82,6 @@ pub(super) async fn known(shared: &Arc<Shared>, action: &Action) -> Option<Migra
 /// What this version can be asked for. Permissions may go unused; what is promised and cannot be
 /// kept is refused by its name.
 fn check_promises(shared: &Shared, options: &MigrationOptions, vm: &VM) -> Result<()> {
-    let refused = |what: &str| {
-        Err(DWCPError::Unsupported(format!(
-            "{what}, which is not built yet"
-        )))
-    };
     if options.encrypt_transport && !shared.dials_with_tls() {
         return Err(DWCPError::Unsupported(
             "encrypt_transport: this node was started without TLS; start it with a certificate, or \
@@ -94,8 +89,21 @@ fn check_promises(shared: &Shared, options: &MigrationOptions, vm: &VM) -> Resul
                 .into(),
         ));
     }
-    if options.with_disks {
-        return refused("with_disks: true asks to copy disks");
+    if options.with_disks && vm.config.disk > 0 {
+        if options.offline {
+            return Err(DWCPError::Unsupported(
+                "with_disks: the disk of a VM that is moved stopped is not copied yet; set `offline` to false and \
+                 move the VM while it runs or is paused"
+                    .into(),
+            ));
+        }
+        if options.same_host == SameHost::Require {
+            return Err(DWCPError::Unsupported(
+                "with_disks: the memory is copied with the disk, and `same_host` `require` asks to hand it over; set \
+                 `same_host` to `auto`, or `with_disks` to false"
+                    .into(),
+            ));
+        }
     }
     if options.same_host == SameHost::Require && vm.config.huge_pages {
         return Err(DWCPError::Unsupported(

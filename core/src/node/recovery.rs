@@ -3,8 +3,9 @@
 
 mod claims;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::sync::Arc;
 
 pub(super) use self::claims::{Doubts, restart};
 use super::Shared;
@@ -81,7 +82,7 @@ impl RestartPolicy {
 
 /// Says what became of the VMs that were stored, and waits until that is durable; the ids of those
 /// that are to be started.
-pub(super) async fn recover(shared: &Shared) -> Result<Vec<String>> {
+pub(super) async fn recover(shared: &Arc<Shared>) -> Result<Vec<String>> {
     let here = shared.registry.recover(|vm, arriving| {
         let fate = fate(shared, vm, arriving);
         if !matches!(fate, Fate::Kept) {
@@ -90,6 +91,12 @@ pub(super) async fn recover(shared: &Shared) -> Result<Vec<String>> {
         fate
     });
     shared.registry.flush().done().await?;
+    // Only now it is known which VMs came, and which are gone; and it is durable.
+    let kept: BTreeSet<String> = here.iter().map(|own| own.vm.id.clone()).collect();
+    let disks = Arc::clone(shared);
+    shared
+        .blocking(move || disks.disks.sweep(|vm_id| kept.contains(vm_id)))
+        .await?;
     // Without peers there is nobody who could have them, nor anybody to ask.
     shared
         .doubts

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use crate::error::Result;
@@ -71,8 +71,12 @@ pub(crate) fn sum(file: &File, go_on: &dyn Fn() -> Result<()>) -> Result<u32> {
     Ok(sum)
 }
 
-/// The next data at or after `at`.
-fn next_data(file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
+/// The next data at or after `at`, of a file of that length.
+///
+/// # Errors
+///
+/// Those of the file.
+pub(crate) fn next_data(file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= len {
         return Ok(None);
     }
@@ -84,6 +88,29 @@ fn next_data(file: &File, at: u64, len: u64) -> io::Result<Option<(u64, u64)>> {
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some((at, len))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Makes a range of a file a hole, where the file system has such; zeros else.
+///
+/// # Errors
+///
+/// Those of the file.
+pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, mode, offset, len) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        other => return Ok(other?),
+    }
+    let zeros = vec![0; PIECE.min(usize::try_from(len).unwrap_or(PIECE))];
+    let mut done = 0;
+    while done < len {
+        let piece = zeros
+            .len()
+            .min(usize::try_from(len - done).unwrap_or(PIECE));
+        file.write_all_at(&zeros[..piece], offset + done)?;
+        done += piece as u64;
+    }
+    Ok(())
 }
 
 /// Copies a range to the same place.

@@ -1,6 +1,7 @@
 //! What a guest reaches in memory that is no RAM: its virtio devices.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::map::{VIRTIO_MAX, VIRTIO_SIZE, virtio_base, virtio_gsi};
@@ -11,6 +12,7 @@ use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Kind, Section, Vm};
 use crate::machine::machine::DiskConfig;
 use crate::memory::GuestRam;
+use crate::storage::Written;
 
 /// Threads of a disk whose config names no number: while one waits for the host's file the other takes
 /// the next request.
@@ -175,6 +177,26 @@ impl Bus {
     /// Those of the disk.
     pub(in crate::machine) fn reopen(&self) -> Result<()> {
         self.disk.as_ref().map_or(Ok(()), |disk| disk.reopen())
+    }
+
+    /// The disk's file, to be copied, and what the guest changes from now on; `None`: there is no such disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(in crate::machine) fn follow_disk(&self) -> Result<Option<(Arc<File>, Arc<Written>)>> {
+        self.disk.as_ref().map_or(Ok(None), |disk| disk.follow())
+    }
+
+    /// The disk's file.
+    pub(in crate::machine) fn disk_file(&self) -> Option<Arc<File>> {
+        self.disk.as_ref().and_then(|disk| disk.file())
+    }
+
+    /// Its disk, for tests that write in the guest's place.
+    #[cfg(test)]
+    pub(in crate::machine) fn disk(&self) -> &Virtio<Block> {
+        self.disk.as_ref().unwrap()
     }
 
     /// Asks the guest to lend so many bytes of its memory. False: this machine has no balloon.

@@ -3,6 +3,7 @@
 //!
 //! `support` is the two nodes' part, as little as will do; each other file is a row of tests.
 
+mod disks;
 mod faults;
 mod limit;
 mod permissions;

@@ -1,6 +1,7 @@
 //! Two hosts that do what nodes do for a migration, and record it.
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::super::whereabouts::{self, Answer, Whereabouts};
 use super::super::*;
 use crate::error::{DWCPError, Result};
 use crate::hypervisor::{Hypervisor, Kvm, Sim, misfits};
-use crate::machine::{Hooks, Image, Machine, MachineConfig};
+use crate::machine::{DiskConfig, Hooks, Image, Machine, MachineConfig};
 use crate::memory::{Backing, GuestRam};
 use crate::model::{
     GuestReport, MigrationOptions, MigrationStatus, SameHost, VM, VMConfig, new_uuid,
@@ -89,6 +90,17 @@ pub(super) fn machine(
     handed: Option<Arc<GuestRam>>,
     backing: Backing,
 ) -> Result<Arc<Machine>> {
+    machine_with(hypervisor, vm, handed, backing, None)
+}
+
+/// The same, with that disk.
+fn machine_with(
+    hypervisor: &dyn Hypervisor,
+    vm: &VM,
+    handed: Option<Arc<GuestRam>>,
+    backing: Backing,
+    disk: Option<DiskConfig>,
+) -> Result<Arc<Machine>> {
     let config = &vm.config;
     let config = MachineConfig {
         name: config.name.clone(),
@@ -97,7 +109,7 @@ pub(super) fn machine(
         cpu_quota: 0,
         image: Image::find(&config.image, config.memory, &config.annotations)?,
         guest: hypervisor.facts().clone(),
-        disk: None,
+        disk,
     };
     let hooks = Hooks {
         on_end: Box::new(|| {}),
@@ -125,6 +137,8 @@ pub(super) struct Host {
     /// Why connections to it came to nothing.
     pub(super) refused: Mutex<Vec<String>>,
     pub(super) faults: Mutex<Faults>,
+    /// Where its disks are.
+    folder: tempfile::TempDir,
 }
 
 impl Host {
@@ -173,6 +187,7 @@ impl Host {
             key: key.map(str::to_owned),
             refused: Mutex::default(),
             faults: Mutex::default(),
+            folder: tempfile::tempdir().unwrap(),
         });
         let weak = Arc::downgrade(&host);
         std::thread::spawn(move || {
@@ -253,10 +268,30 @@ impl Host {
 
     /// The same, over memory of that kind.
     pub(super) fn boot_over(self: &Arc<Self>, vm: &VM, backing: Backing) {
-        let machine = machine(&*self.hypervisor, vm, None, backing).unwrap();
+        let disk = (vm.config.disk > 0).then(|| self.make_disk(vm).unwrap());
+        let machine = machine_with(&*self.hypervisor, vm, None, backing, disk).unwrap();
+        machine.lock_disk(Duration::ZERO).unwrap();
         machine.boot().unwrap();
         machine.resume().unwrap();
         *self.machine.lock().unwrap() = Some(machine);
+    }
+
+    /// Where the disk of a VM is.
+    pub(super) fn disk(&self, vm: &VM) -> PathBuf {
+        self.folder.path().join(&vm.id)
+    }
+
+    /// Makes the disk of a VM, all holes.
+    fn make_disk(&self, vm: &VM) -> Result<DiskConfig> {
+        let path = self.disk(vm);
+        std::fs::File::create_new(&path)?.set_len(vm.config.disk)?;
+        Ok(DiskConfig {
+            lock: path.with_extension("lock"),
+            path,
+            serial: vm.id.clone(),
+            iops_limit: 0,
+            io_threads: 0,
+        })
     }
 
     pub(super) fn machine(&self) -> Arc<Machine> {
@@ -269,6 +304,11 @@ impl Host {
 
     pub(super) fn has_machine(&self) -> bool {
         self.machine.lock().unwrap().is_some()
+    }
+
+    /// Whether a migration has come in since the last one was settled.
+    pub(super) fn is_asked(&self) -> bool {
+        self.incoming.lock().unwrap().is_some()
     }
 
     /// Whether some of the memory of what came in last is still to come.
@@ -296,8 +336,11 @@ impl DestinationHost for Host {
             return Err(bad.iter().map(ToString::to_string).collect());
         }
         let handed = take_memory(offer).map_err(|why| vec![format!("same_host: {why}")])?;
-        let machine = machine(&*self.hypervisor, &offer.vm, handed, Backing::Memfd)
-            .map_err(|e| vec![e.to_string()])?;
+        let one = |error: DWCPError| vec![error.to_string()];
+        let disk = offer.disk_copied.map(|_| self.make_disk(&offer.vm));
+        let disk = disk.transpose().map_err(one)?;
+        let machine = machine_with(&*self.hypervisor, &offer.vm, handed, Backing::Memfd, disk)
+            .map_err(one)?;
         *self.machine.lock().unwrap() = Some(Arc::clone(&machine));
         Ok(Some(machine))
     }
@@ -307,7 +350,10 @@ impl DestinationHost for Host {
     }
     fn started(&self) {}
     fn discard(&self) {
-        *self.machine.lock().unwrap() = None;
+        let machine = self.machine.lock().unwrap().take();
+        if let Some(disk) = machine.and_then(|own| own.config().disk.clone()) {
+            std::fs::remove_file(disk.path).unwrap();
+        }
     }
     fn memory_lost(&self, reason: &str, let_go: &dyn Fn()) {
         let machine = self.machine.lock().unwrap().take();
@@ -342,7 +388,10 @@ impl SourceHost for AsSource {
         Ok(())
     }
     fn release(&self) {
-        *self.0.machine.lock().unwrap() = None;
+        let machine = self.0.machine.lock().unwrap().take();
+        if let Some(disk) = machine.and_then(|own| own.config().disk.clone()) {
+            std::fs::remove_file(disk.path).unwrap();
+        }
     }
     fn finished(&self, outcome: &SourceOutcome) {
         *self.0.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
@@ -399,9 +448,12 @@ pub(super) fn begin_paused(
     faults: Faults,
 ) -> Migration {
     let running = leaving(to.dial.clone(), vm, from, to, options, faults);
-    let guest = running.offer.guest.clone();
+    let (guest, disk) = (running.offer.guest.clone(), running.offer.disk.clone());
+    let copied = running.offer.disk_copied;
     start(Leaving {
-        offer: Offer::new(vm.clone(), guest, running.offer.channels, false),
+        offer: Offer::new(vm.clone(), guest, running.offer.channels, false)
+            .with(None, disk)
+            .with_copied_disk(copied),
         ..running
     })
 }
@@ -466,6 +518,13 @@ fn leaving(
     let guest = machine.config().guest.clone();
     let offer =
         Offer::new(vm.clone(), guest, options.channels(), true).allow_post_copy(options.post_copy);
+    let disk = machine.disk_file().filter(|_| options.with_disks);
+    let disk = disk.map(|file| DiskFacts {
+        id: vm.id.clone(),
+        size: file.metadata().unwrap().len(),
+    });
+    let copied = disk.as_ref().map(|_| 0);
+    let offer = offer.with(None, disk).with_copied_disk(copied);
     Leaving {
         machine: Some(machine),
         ..without_machine(dial, offer, from, to, options, faults)

@@ -115,10 +115,15 @@ pub(super) fn misfits_here(shared: &Shared, offer: &Offer) -> Vec<Misfit> {
     if let Err(error) = shared.check_boots(&offer.vm, offer.image.as_deref()) {
         found.push(misfit("image", &error));
     }
-    if let Some(disk) = &offer.disk
-        && let Err(error) = shared.disks.check(&offer.vm.id, disk)
-    {
-        found.push(misfit("disk", &error));
+    if let Some(disk) = &offer.disk {
+        let (vm_id, disks) = (&offer.vm.id, &shared.disks);
+        let checked = match offer.disk_copied {
+            Some(bytes) => disks.check_room(vm_id, bytes),
+            None => disks.check(vm_id, disk),
+        };
+        if let Err(error) = checked {
+            found.push(misfit("disk", &error));
+        }
     }
     found
 }
@@ -161,6 +166,8 @@ struct Here {
     entry: Arc<VmEntry>,
     /// Its machine; `None` for a VM that is stopped.
     running: Option<Running>,
+    /// Its disk was made for it, and is removed if it does not come.
+    copied: bool,
     /// The state that it has once it is here.
     state: VMState,
 }
@@ -248,11 +255,15 @@ impl DestinationHost for Guest {
             *self.lock() = Some(Here {
                 entry,
                 running: None,
+                copied: false,
                 state: VMState::Stopped,
             });
             return Ok(None);
         }
-        let disk = self.shared.disk_of(&offer.vm);
+        let copied = offer.disk.as_ref().filter(|_| offer.disk_copied.is_some());
+        let disks = &self.shared.disks;
+        let disk = copied.map_or(Ok(()), |disk| disks.make_arriving(&entry.id, disk));
+        let disk = disk.and_then(|()| self.shared.disk_of(&offer.vm));
         let made = disk.and_then(|disk| {
             let guest = offer.guest.clone();
             self.shared.machine_of(&offer.vm, guest, disk, memory)
@@ -260,6 +271,9 @@ impl DestinationHost for Guest {
         let running = match made {
             Ok(running) => running,
             Err(error) => {
+                if copied.is_some() {
+                    self.told(disks.drop_arriving(&entry.id));
+                }
                 self.told(registry.discard_arriving(&entry.id, &error.to_string()));
                 return Err(one(error));
             }
@@ -268,6 +282,7 @@ impl DestinationHost for Guest {
         *self.lock() = Some(Here {
             entry,
             running: Some(running),
+            copied: copied.is_some(),
             state: if offer.is_running() {
                 VMState::Running
             } else {
@@ -288,11 +303,15 @@ impl DestinationHost for Guest {
         let Some(Here {
             entry,
             running,
+            copied,
             state,
         }) = self.lock().take()
         else {
             return;
         };
+        if copied {
+            self.told(self.shared.disks.keep_arriving(&entry.id));
+        }
         let run = running.as_ref().map(|own| Arc::clone(&own.run));
         if let Some(own) = &running {
             own.run.samples.add(Sample::of(&own.machine));
@@ -314,7 +333,11 @@ impl DestinationHost for Guest {
     fn discard(&self) {
         if let Some(here) = self.lock().take() {
             let id = here.entry.id.clone();
+            let copied = here.copied;
             drop(here);
+            if copied {
+                self.told(self.shared.disks.drop_arriving(&id));
+            }
             self.told(
                 self.shared
                     .registry
@@ -353,6 +376,9 @@ impl DestinationHost for Guest {
         // It belongs to this node and cannot run.
         if let Some(here) = self.lock().take() {
             let id = here.entry.id.clone();
+            if here.copied {
+                self.told(self.shared.disks.keep_arriving(&id));
+            }
             drop(here.running);
             let registry = &self.shared.registry;
             if let Err((error, _)) = registry.arrived(&id, None, VMState::Failed) {

@@ -16,8 +16,8 @@ use crate::migration::{
     SourceOutcome, Throttle, Unresolved, advice,
 };
 use crate::model::{
-    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, StopOptions, Timestamp, VM,
-    VMState, new_uuid,
+    MigrationMode, MigrationOptions, MigrationState, MigrationStatus, SameHost, StopOptions,
+    Timestamp, VM, VMState, new_uuid,
 };
 use crate::transport::Blocking;
 
@@ -26,7 +26,7 @@ pub(super) async fn begin(
     shared: &Arc<Shared>,
     vm_id: &str,
     target: &str,
-    options: MigrationOptions,
+    mut options: MigrationOptions,
     asked: Option<&Asked>,
 ) -> Result<Arc<Progress>> {
     let (entry, vm) = shared.registry.find(vm_id)?;
@@ -43,6 +43,7 @@ pub(super) async fn begin(
         shared.stop(stop, options).await?;
     }
     let (image, disk) = beside_memory(shared, &vm).await?;
+    let copied = copied_disk(shared, &vm, &mut options).await?;
     let guard = entry.lock().await;
     shared.settle(&entry).await?;
     let (_, vm) = shared.registry.find(vm_id)?;
@@ -52,11 +53,18 @@ pub(super) async fn begin(
             "migrate: VM {vm_id} was started by somebody else while it was to be moved stopped"
         )));
     }
+    let id = new_uuid();
+    if disk.is_some() {
+        let (own, vm_id) = (Arc::clone(shared), entry.id.clone());
+        let by = copied.is_some().then(|| id.clone());
+        shared
+            .blocking(move || own.disks.mark_leaving(&vm_id, by.as_deref()))
+            .await?;
+    }
     let Departure {
         before, running, ..
     } = shared.registry.begin_migration(vm_id, target)?;
     drop(guard);
-    let id = new_uuid();
     let held = Held {
         shared: Arc::clone(shared),
         migration: id.clone(),
@@ -110,7 +118,7 @@ pub(super) async fn begin(
         session: id,
         epoch,
         machine,
-        offer: offer.with(image, disk),
+        offer: offer.with(image, disk).with_copied_disk(copied),
         options,
         dial,
         node_uuid: shared.uuid.clone(),
@@ -175,6 +183,26 @@ pub(super) async fn beside_memory(
     let (own, id) = (Arc::clone(shared), vm.id.clone());
     let disk = shared.blocking(move || own.disks.facts(&id)).await?;
     Ok((image, Some(disk)))
+}
+
+/// How many bytes the disk of a VM takes, where it is to be copied. The memory is copied then as well: who hands it
+/// over has the guest stand still for moments only, in which no disk is copied.
+pub(super) async fn copied_disk(
+    shared: &Arc<Shared>,
+    vm: &VM,
+    options: &mut MigrationOptions,
+) -> Result<Option<u64>> {
+    if !options.with_disks || vm.config.disk == 0 {
+        return Ok(None);
+    }
+    if options.same_host == SameHost::Auto {
+        options.same_host = SameHost::Never;
+    }
+    let (own, id) = (Arc::clone(shared), vm.id.clone());
+    shared
+        .blocking(move || own.disks.taken(&id))
+        .await
+        .map(Some)
 }
 
 /// The first wait before a destination is told, doubled each time, and the longest.
@@ -378,7 +406,16 @@ struct Held {
 }
 
 impl Held {
+    /// Its disk is its own again.
+    fn keeps_disk(&self) {
+        let has = self.shared.registry.find(&self.vm_id);
+        if has.is_ok_and(|(_, vm)| vm.config.disk > 0) {
+            self.told(self.shared.disks.mark_leaving(&self.vm_id, None));
+        }
+    }
+
     fn stays(&self, why: &str) {
+        self.keeps_disk();
         let message = format!("was not moved to the node {}: {why}", self.target);
         self.told(
             self.shared
@@ -408,6 +445,11 @@ impl SourceHost for Held {
         // Before the destination is told that it may forget; but the record that says so is durable,
         // and the same is concluded from it.
         self.told(gone.and_then(|()| registry.flush().wait()));
+        // Nobody here can open it any more.
+        let dropped = self.shared.disks.drop_left(&self.vm_id, &self.migration);
+        if let Err(error) = dropped {
+            tracing::warn!(vm = self.vm_id, %error, "the disk of a VM that left was not removed");
+        }
     }
 
     fn finished(&self, outcome: &SourceOutcome) {
@@ -416,6 +458,7 @@ impl SourceHost for Held {
             SourceOutcome::Moved { .. } => {}
             SourceOutcome::StayedHere { why } => self.stays(&advice(why)),
             SourceOutcome::Lost { reason } => {
+                self.keeps_disk();
                 let registry = &self.shared.registry;
                 let reason = format!("{reason}; `start` runs the VM anew");
                 self.told(registry.end_migration(&self.vm_id, VMState::Failed, &reason));

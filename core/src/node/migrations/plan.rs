@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::Shared;
 use super::super::registry::VmEntry;
-use super::departure::{beside_memory, check_state, mode, processors, reach};
+use super::departure::{beside_memory, check_state, copied_disk, mode, processors, reach};
 use super::{arrival, check_promises};
 use crate::error::Result;
 use crate::memory::{GuestRam, Harvester};
@@ -20,13 +20,14 @@ pub(in crate::node) async fn plan(
     shared: &Arc<Shared>,
     vm_id: &str,
     target: &str,
-    options: MigrationOptions,
+    mut options: MigrationOptions,
 ) -> Result<MigrationPlan> {
     let (entry, vm) = shared.registry.find(vm_id)?;
     check_state(shared, "plan_migration", &options, &vm)?;
     check_promises(shared, &options, &vm)?;
     let dial = reach(shared, &vm, target)?;
     let (image, disk) = beside_memory(shared, &vm).await?;
+    let copied = copied_disk(shared, &vm, &mut options).await?;
     let guest = entry.with_machine(|machine, _| machine.config().guest.clone());
     let guest = guest.unwrap_or_else(|| shared.hypervisor.facts().clone());
     let (vm, running) = ((*vm).clone(), vm.state == VMState::Running);
@@ -37,7 +38,7 @@ pub(in crate::node) async fn plan(
     };
     // What is stopped, or gets stopped, has none.
     let memory = memory(&entry).filter(|_| !options.offline);
-    let mut offer = offer.with(image, disk);
+    let mut offer = offer.with(image, disk).with_copied_disk(copied);
     if let Some((ram, _)) = &memory {
         plan_hand_over(options.same_host, ram, &mut offer);
     }
@@ -81,7 +82,7 @@ impl Survey {
             _ => 0,
         };
         let forecast = Task {
-            memory,
+            memory: memory + self.offer.disk_copied.unwrap_or(0),
             // Nobody follows what is handed over.
             dirtying: match found.handed {
                 true => Dirtying::default(),

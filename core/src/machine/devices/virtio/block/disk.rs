@@ -31,6 +31,10 @@ pub(in crate::machine) trait Disk: Send + Sync {
     fn write_zeroes(&self, offset: u64, len: u64, may_discard: bool) -> io::Result<()>;
     /// Opens it anew, where another host may have written it meanwhile.
     fn reopen(&self) -> io::Result<()>;
+    /// The file that holds the bytes, for who copies them; `None` where there is none.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
 }
 
 /// A raw file, or a block device.
@@ -55,7 +59,7 @@ impl FileDisk {
         })
     }
 
-    fn file(&self) -> Arc<File> {
+    fn now(&self) -> Arc<File> {
         let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&file)
     }
@@ -65,30 +69,30 @@ impl Disk for FileDisk {
     fn size(&self) -> io::Result<u64> {
         use std::io::{Seek, SeekFrom};
         // Not the metadata, in which block devices have no size. The position is used by nobody.
-        (&*self.file()).seek(SeekFrom::End(0))
+        (&*self.now()).seek(SeekFrom::End(0))
     }
 
     fn read(&self, offset: u64, ram: &GuestRam, into: &[GuestPiece]) -> io::Result<()> {
-        scatter(&self.file(), offset, ram, into)
+        scatter(&self.now(), offset, ram, into)
     }
 
     fn write(&self, offset: u64, ram: &GuestRam, from: &[GuestPiece]) -> io::Result<()> {
-        gather(&self.file(), offset, ram, from)
+        gather(&self.now(), offset, ram, from)
     }
 
     fn flush(&self) -> io::Result<()> {
         match self.read_only {
             true => Ok(()),
-            false => self.file().sync_data(),
+            false => self.now().sync_data(),
         }
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        allocate(&self.file(), FallocateMode::PunchHole, offset, len)
+        allocate(&self.now(), FallocateMode::PunchHole, offset, len)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, may_discard: bool) -> io::Result<()> {
-        let file = self.file();
+        let file = self.now();
         let mode = match may_discard {
             true => FallocateMode::PunchHole,
             false => FallocateMode::ZeroRange,
@@ -103,6 +107,10 @@ impl Disk for FileDisk {
         let file = Arc::new(open(&self.path, self.read_only)?);
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = file;
         Ok(())
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(self.now())
     }
 }
 

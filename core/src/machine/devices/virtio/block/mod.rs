@@ -11,8 +11,10 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 pub(in crate::machine) use self::disk::{Disk, FileDisk};
@@ -24,6 +26,7 @@ use super::{Virtio, refused};
 use crate::error::Result;
 use crate::hypervisor::{Kind, Reader, Writer};
 use crate::memory::GuestRam;
+use crate::storage::Written;
 
 /// Bytes of a sector, the unit in which a driver counts whatever its blocks are.
 pub(super) const SECTOR: u64 = 512;
@@ -69,6 +72,8 @@ pub(in crate::machine) struct Block {
     operations: AtomicU64,
     /// The host's first failure has been told.
     complained: AtomicBool,
+    /// Of who copies the disk meanwhile: each has its own, and is gone when it is.
+    written: RwLock<Vec<Weak<Written>>>,
 }
 
 impl Block {
@@ -96,11 +101,32 @@ impl Block {
             bytes_written: AtomicU64::new(0),
             operations: AtomicU64::new(0),
             complained: AtomicBool::new(false),
+            written: RwLock::default(),
         })
     }
 
     fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::SeqCst)
+    }
+
+    /// A range was changed, or a part of it: told once that is done, see [`Written`].
+    fn changed(&self, offset: u64, len: u64) {
+        let written = self.written.read().unwrap_or_else(PoisonError::into_inner);
+        for own in written.iter().filter_map(Weak::upgrade) {
+            own.mark(&(offset..offset + len));
+        }
+    }
+
+    /// Carries a change out and tells of it, also of one that failed: some of it may have been made.
+    fn change(
+        &self,
+        range: &Range<u64>,
+        change: impl FnOnce(u64, u64) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let len = range.end - range.start;
+        let done = change(range.start, len);
+        self.changed(range.start, len);
+        done
     }
 
     /// A failure of the host's file: the guest gets an error, and the operator has to know. Once, for a
@@ -191,6 +217,59 @@ impl Virtio<Block> {
     /// Those of the disk.
     pub(in crate::machine) fn reopen(&self) -> Result<()> {
         Ok(self.device.disk.reopen()?)
+    }
+
+    /// Its file, to be copied, and what the guest changes from now on, for as long as that is kept. `None` where its
+    /// bytes are in no file.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub(in crate::machine) fn follow(&self) -> Result<Option<(Arc<File>, Arc<Written>)>> {
+        let Some(file) = self.device.disk.file() else {
+            return Ok(None);
+        };
+        Ok(Some((file, self.record()?)))
+    }
+
+    /// What the guest changes from now on, for as long as that is kept.
+    fn record(&self) -> Result<Arc<Written>> {
+        let own = Arc::new(Written::new(self.device.disk.size()?));
+        let written = self.device.written.write();
+        let mut written = written.unwrap_or_else(PoisonError::into_inner);
+        written.retain(|other| other.strong_count() > 0);
+        written.push(Arc::downgrade(&own));
+        Ok(own)
+    }
+
+    /// Its file, which another node fills before the guest runs.
+    pub(in crate::machine) fn file(&self) -> Option<Arc<File>> {
+        self.device.disk.file()
+    }
+
+    /// Writes as the guest would.
+    #[cfg(test)]
+    pub(in crate::machine) fn write_as_guest(&self, offset: u64, bytes: &[u8]) {
+        use std::os::unix::fs::FileExt;
+        let file = self.file().unwrap();
+        let range = offset..offset + bytes.len() as u64;
+        let write = |at, _| file.write_all_at(bytes, at);
+        self.device.change(&range, write).unwrap();
+    }
+
+    /// How many follow what is changed.
+    #[cfg(test)]
+    pub(in crate::machine) fn followers(&self) -> usize {
+        let written = self.device.written.read().unwrap();
+        written.iter().filter(|own| own.strong_count() > 0).count()
+    }
+
+    /// Discards as the guest would.
+    #[cfg(test)]
+    pub(in crate::machine) fn discard_as_guest(&self, range: &Range<u64>) {
+        let disk = &self.device.disk;
+        let discard = |at, len| disk.discard(at, len);
+        self.device.change(range, discard).unwrap();
     }
 
     /// What was done for the guest so far. Never waits for the device.

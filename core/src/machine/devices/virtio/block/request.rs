@@ -29,6 +29,12 @@ struct Range {
     may_discard: bool,
 }
 
+impl Range {
+    fn bytes(&self) -> std::ops::Range<u64> {
+        self.offset..self.offset + self.len
+    }
+}
+
 /// How a request ended that was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failed {
@@ -105,8 +111,10 @@ impl Block {
                     u32::try_from(into.len()).unwrap_or(u32::MAX - 1)
                 })
             }
-            Request::Write { offset, from } => disk
-                .write(offset, ram, from.pieces())
+            Request::Write { offset, from } => self
+                .change(&(offset..offset + from.len()), |at, _| {
+                    disk.write(at, ram, from.pieces())
+                })
                 .inspect(|()| {
                     self.bytes_written.fetch_add(from.len(), Ordering::Relaxed);
                 })
@@ -114,11 +122,15 @@ impl Block {
             Request::Flush => disk.flush().map(|()| 0),
             Request::Discard(ranges) => ranges
                 .iter()
-                .try_for_each(|range| disk.discard(range.offset, range.len))
+                .try_for_each(|range| self.change(&range.bytes(), |at, len| disk.discard(at, len)))
                 .and_then(|()| self.settle()),
             Request::WriteZeroes(ranges) => ranges
                 .iter()
-                .try_for_each(|range| disk.write_zeroes(range.offset, range.len, range.may_discard))
+                .try_for_each(|range| {
+                    self.change(&range.bytes(), |at, len| {
+                        disk.write_zeroes(at, len, range.may_discard)
+                    })
+                })
                 .and_then(|()| self.settle()),
             Request::Serial(mut into) => {
                 let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];

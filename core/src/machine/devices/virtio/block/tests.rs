@@ -461,6 +461,48 @@ fn a_pause_waits_for_requests_in_flight_and_nothing_is_done_twice() {
 }
 
 #[test]
+fn what_a_driver_changes_is_marked_once_it_is_done() {
+    let (disk, arrivals, open) = Recording::gated(1024);
+    let mut driver = Driver::new(device(&disk, &BlockConfig::default()), Workers::Threads(1));
+    driver.start(FLUSH, 16);
+    let written = driver.device.record().unwrap();
+    let header = driver.header(OUT, 200);
+    driver.push(0, &[header, out(DATA, 512), inward(STATUS, 1)]);
+    driver.notify(0);
+    arrivals.recv().unwrap();
+    assert_eq!(written.take(), [], "it is still being written");
+    open.send(()).unwrap();
+    // A device that is drained has marked all that it did.
+    driver.device.pause();
+    let second = 64 << 10..128 << 10;
+    assert_eq!(written.take(), [second]);
+}
+
+#[test]
+fn every_kind_of_change_is_marked_for_each_that_follows() {
+    let disk = Recording::new(1024);
+    let mut driver = driver(&disk);
+    let cluster = |n: u64| n * (64 << 10)..(n + 1) * (64 << 10);
+    let [first, second] = [(); 2].map(|()| driver.device.record().unwrap());
+    assert_eq!(driver.ask(OUT, 127, &[out(DATA, 1024)]).0, OK);
+    let edge = 0..128 << 10;
+    assert_eq!(second.take(), [edge], "over the edge of one");
+    assert_eq!(driver.ranges(11, &[(300, 8, 0), (900, 8, 0)]), OK);
+    assert_eq!(driver.ranges(13, &[(600, 8, 1)]), OK);
+    assert_eq!(driver.ask(IN, 800, &[inward(DATA, 512)]).0, OK);
+    assert_eq!(driver.ask(4, 0, &[]).0, OK);
+    let later = [cluster(2), cluster(4), cluster(7)];
+    assert_eq!(second.take(), later);
+    assert_eq!(first.take(), [0..192 << 10, cluster(4), cluster(7)]);
+    // A write that fails may have written some of it.
+    disk.fails.store(true, Ordering::SeqCst);
+    assert_eq!(driver.ask(OUT, 640, &[out(DATA, 512)]).0, IOERR);
+    assert_eq!(first.take(), [cluster(5)]);
+    drop((first, second));
+    assert_eq!(driver.device.followers(), 0);
+}
+
+#[test]
 fn a_reset_ends_when_the_last_request_does_and_forgets_it() {
     let (disk, arrivals, open) = Recording::gated(64);
     let mut driver = Driver::new(device(&disk, &BlockConfig::default()), Workers::Threads(1));
