@@ -59,6 +59,8 @@ fn what_a_guest_outruns_comes_after_the_switch() {
             let options = MigrationOptions {
                 parallel,
                 verify_checksum,
+                // A round takes long enough for a guest that gets little of a busy host to change all again.
+                bandwidth: 96 << 20,
                 ..post_copy()
             };
             let status = migrate(&vm, &a, &b, options);
