@@ -60,7 +60,7 @@ fn what_a_guest_outruns_comes_after_the_switch() {
                 parallel,
                 verify_checksum,
                 // A round takes long enough for a guest that gets little of a busy host to change all again.
-                bandwidth: 96 << 20,
+                bandwidth: 32 << 20,
                 ..post_copy()
             };
             let status = migrate(&vm, &a, &b, options);
