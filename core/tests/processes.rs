@@ -6,6 +6,7 @@
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -122,7 +123,16 @@ async fn moved(vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
 
 /// The same, with its memory copied or handed over.
 async fn moved_by(same_host: SameHost, vms: &VMClient, id: &str, to: &str) -> MigrationStatus {
-    let options = options(same_host);
+    moved_as(options(same_host), vms, id, to).await
+}
+
+/// The same, as these options say.
+async fn moved_as(
+    options: MigrationOptions,
+    vms: &VMClient,
+    id: &str,
+    to: &str,
+) -> MigrationStatus {
     let migration = vms.migrate(id, to, options).await.unwrap();
     let mut progress = vms.migration_progress(&migration.id).await.unwrap();
     let mut last = migration;
@@ -349,4 +359,64 @@ async fn after_kill_9_a_vm_is_failed_or_started_again() {
 fn with_restart(mut config: VMConfig, policy: &str) -> VMConfig {
     config.labels.insert("dwcp.restart".into(), policy.into());
     config
+}
+
+/// The files of a VM's disk in the data of a node.
+fn disk_of(dir: &Path, node: &str, vm: &str) -> std::path::PathBuf {
+    dir.join(node).join("disks").join(vm)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_killed_while_a_disk_comes_keeps_nothing_of_it() {
+    let contents = vec![7; 32 << 20];
+    for backend in all_backends("a_target_that_is_killed_while_a_disk_comes").await {
+        let dir = directory();
+        let mut here = Place::new("node-01", backend);
+        let there = Place::new("node-02", backend);
+        here.introduce("node-02", &there, PEER);
+        let (_source, target) = (here.start(dir.path()), there.start(dir.path()));
+        let vms = here.client(dir.path()).await.vm();
+        let with_disk = VMConfig {
+            disk: contents.len() as u64,
+            ..config("keeper")
+        };
+        let vm = vms.create(with_disk).await.unwrap();
+        let own = disk_of(dir.path(), here.name, &vm.id).join("disk.img");
+        std::fs::write(&own, &contents).unwrap();
+        vms.start(&vm.id).await.unwrap();
+        // So slow that it is killed while the disk comes.
+        let slow = MigrationOptions {
+            with_disks: true,
+            bandwidth: 8 << 20,
+            ..options(SameHost::Auto)
+        };
+        let migration = vms.migrate(&vm.id, there.name, slow.clone()).await.unwrap();
+        let comes = disk_of(dir.path(), there.name, &vm.id);
+        let mut progress = vms.migration_progress(&migration.id).await.unwrap();
+        let mut last = migration;
+        while !std::fs::metadata(comes.join("disk.img")).is_ok_and(|file| file.blocks() > 0) {
+            last = progress.next().await.unwrap();
+            assert!(!last.state.is_terminal(), "{last:?}");
+        }
+        drop(target);
+        while let Some(status) = progress.next().await {
+            last = status;
+        }
+        assert_eq!(last.state, MigrationState::Failed, "{last:?}");
+        assert_eq!(vms.get(&vm.id).await.unwrap().state, VMState::Running);
+        assert!(comes.exists(), "it was killed before");
+        let _target = there.start(dir.path());
+        assert!(!comes.exists(), "it is removed when the node starts again");
+        // And then it goes.
+        let fast = MigrationOptions {
+            bandwidth: 0,
+            ..slow
+        };
+        let moved = moved_as(fast, &vms, &vm.id, there.name).await;
+        assert_eq!(moved.state, MigrationState::Completed, "{moved:?}");
+        assert!(!own.exists());
+        assert!(std::fs::read(comes.join("disk.img")).unwrap() == contents);
+        let vms_there = there.client(dir.path()).await.vm();
+        whole(&vms_there, &vm.id).await;
+    }
 }

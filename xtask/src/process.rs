@@ -172,7 +172,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 mod tests {
     use std::process::Command;
 
-    use super::run;
+    use std::io::Write;
+
+    use super::{run, run_watched};
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -187,6 +189,21 @@ mod tests {
         assert!(finished.status.contains('7'), "{}", finished.status);
         assert_eq!(finished.stdout, "out\n");
         assert!(finished.transcript.contains("out\n") && finished.transcript.contains("err\n"));
+    }
+
+    #[test]
+    fn one_that_is_watched_is_written_to_and_killed() {
+        let mut looks = 0;
+        let finished = run_watched(
+            &mut shell("read word; echo $word; sleep 1000"),
+            None,
+            |to| {
+                looks += 1;
+                looks == 1 && to.write_all(b"hello\n").is_ok()
+            },
+        );
+        let finished = finished.unwrap();
+        assert!(!finished.success && looks >= 2, "{}", finished.status);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //!
 //! `engine` sends rounds of them by its `sender`s until `switch` says that it is time; the `receiver`s behind the
 //! `gate` place them. `compression` makes them less where that pays, `converge` slows a guest down that writes
-//! faster, `mirror` is a disk that is taken along. Where the switch comes first, `supply` sends the rest, as `demand` asks for it. Within one host the memory
-//! is handed over and not copied (`same_host`); `token` is what is shown there and at the gate.
+//! faster, `mirror` is a disk that is taken along. Where the switch comes first, `supply` sends the rest, as `demand`
+//! asks for it. Within one host the memory is handed over and not copied (`same_host`); `token` is what is shown there
+//! and at the gate.
 //!
 //! `recovered` settles what a source was started again in the middle of, `whereabouts` is what nodes ask each other
 //! about VMs, `probe` and `forecast` what a migration would be like, `limit` is the rule of the downtime, `marks` its

@@ -417,40 +417,34 @@ mod tests {
         receiver(socket, ram).receive()
     }
 
-    fn page_message(checksum: u32) -> Vec<u8> {
+    /// A message with one run.
+    fn message(kind: Kind, start: u64, contents: &[u8], checksum: impl Fn(u32) -> u32) -> Vec<u8> {
+        let len = contents.len() as u64;
+        let body = [&start.to_le_bytes(), &len.to_le_bytes(), contents].concat();
         let header = Header {
             runs: 1,
-            payload: PAGE_SIZE,
-            checksum: Some(checksum),
-            ..Header::bare(Kind::Pages, 1)
+            payload: len,
+            checksum: Some(checksum(crc32c::crc32c(&body))),
+            ..Header::bare(kind, 1)
         };
-        let mut message = header.encode().to_vec();
-        message.extend_from_slice(&[0; 8]);
-        message.extend_from_slice(&PAGE_SIZE.to_le_bytes());
-        message.extend_from_slice(&[7; PAGE_SIZE as usize]);
-        message
+        [&header.encode(), &body[..]].concat()
+    }
+
+    fn page_message(checksum: impl Fn(u32) -> u32) -> Vec<u8> {
+        message(Kind::Pages, 0, &[7; PAGE_SIZE as usize], checksum)
     }
 
     #[test]
     fn a_wrong_checksum_is_caught() {
-        let message = page_message(1);
-        let error = receive(&message).unwrap_err().to_string();
+        let damaged = page_message(|right| !right);
+        let error = receive(&damaged).unwrap_err().to_string();
         assert!(error.contains("arrived damaged"), "{error}");
-        let right = crc32c::crc32c(&message[HEADER..]);
-        assert!(matches!(receive(&page_message(right)), Ok(Arrival::Closed)));
+        let right = page_message(|right| right);
+        assert!(matches!(receive(&right), Ok(Arrival::Closed)));
     }
 
-    /// A part of a disk, as it is sent.
     fn disk_message(offset: u64, contents: &[u8]) -> Vec<u8> {
-        let run = [offset.to_le_bytes(), (contents.len() as u64).to_le_bytes()].concat();
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&run), contents);
-        let header = Header {
-            runs: 1,
-            payload: contents.len() as u64,
-            checksum: Some(crc),
-            ..Header::bare(Kind::Disk, 1)
-        };
-        [header.encode().to_vec(), run, contents.to_vec()].concat()
+        message(Kind::Disk, offset, contents, |right| right)
     }
 
     #[test]
@@ -546,7 +540,7 @@ mod tests {
     #[test]
     fn nothing_is_placed_in_memory_that_was_handed_over() {
         let source = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
-        let page = page_message(0);
+        let page = page_message(|_| 0);
         let mut zeros = Header {
             runs: 1,
             ..Header::bare(Kind::Zeros, 1)
@@ -571,7 +565,7 @@ mod tests {
 
     #[test]
     fn a_channel_that_ends_within_a_message_is_lost() {
-        let message = page_message(0);
+        let message = page_message(|_| 0);
         for cut in [1, HEADER - 1, HEADER, HEADER + 3, message.len() - 1] {
             let error = receive(&message[..cut]).unwrap_err().to_string();
             assert!(error.contains("was lost"), "{error}");
@@ -581,7 +575,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_lost_or_doubled_is_missed_at_the_end_of_its_round() {
-        let mut page = page_message(0);
+        let mut page = page_message(|_| 0);
         page[5] = 0;
         let headers = crc32c::crc32c(&page[..HEADER]);
         let end = |checksum| {

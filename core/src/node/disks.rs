@@ -1,7 +1,8 @@
 //! The disks of a node's VMs: a folder each, below one that nodes may share.
 //!
 //! In the folder is the disk, and an `id` that was drawn when it was made: two nodes that are to hand a
-//! VM over find by it that they mean the same disk. `copied` are those that move with their VMs. All of it blocks, and runs off the async threads.
+//! VM over find by it that they mean the same disk. `copied` are those that move with their VMs. All of it blocks, and
+//! runs off the async threads.
 
 mod copied;
 

@@ -1,9 +1,10 @@
 //! Whether a virtual host lives, and what keeps it alive.
 //!
 //! It says that it lives every five seconds, on the port of its kernel. QEMU's emulation of SVM takes marks out of the
-//! set of its processor's pending interrupts without a lock, and so loses one that comes at that moment: the local
-//! APIC has it (IRR), the processor is halted with interrupts on (HLT=1, RFL=…202), and nothing ever happens again. But
-//! any other interrupt has the processor look at all of them. So it is poked every second, by a byte for a port that
+//! set of its processor's pending interrupts without a lock (7.2, `interrupt_request` in its `svm_helper.c`), and so
+//! loses one that comes at that moment. What was seen of it: the local APIC has the timer's (IRR), the processor is
+//! halted with interrupts on (HLT=1, RFL=…202), and nothing ever happens again. But any other interrupt has the processor
+//! look at all of them. So it is poked every second, by a byte for a port that
 //! nobody reads; and where that was not all, what its processor was doing is asked of the emulator before it is ended.
 
 use std::{
@@ -11,7 +12,6 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::ChildStdin,
     time::{Duration, Instant},
 };
 
@@ -46,10 +46,14 @@ pub(super) struct Pulse {
 impl Pulse {
     /// Of a host that is about to start.
     pub(super) fn of(built: &Built) -> Self {
+        Self::within(&built.folder)
+    }
+
+    fn within(folder: &Path) -> Self {
         let now = Instant::now();
         Self {
-            log: built.folder.join("host.log"),
-            monitor: built.folder.join("host.monitor"),
+            log: folder.join("host.log"),
+            monitor: folder.join("host.monitor"),
             started: now,
             heard: now,
             poked: now,
@@ -59,7 +63,7 @@ impl Pulse {
     }
 
     /// Whether it still lives; asked while it runs. `port` is one that it listens to.
-    pub(super) fn beats(&mut self, port: &mut ChildStdin) -> bool {
+    pub(super) fn beats(&mut self, port: &mut impl Write) -> bool {
         // One that has ended meanwhile takes no byte, and that it has ended is seen elsewhere.
         if self.poked.elapsed() > POKE && port.write_all(b"\n").is_ok() {
             self.poked = Instant::now();
@@ -112,4 +116,56 @@ fn ask(monitor: &Path) -> std::io::Result<String> {
         }
     }
     Ok(String::from_utf8_lossy(&answers).replace('\r', ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    /// So long ago, of something that is looked at now.
+    fn before(time: Duration) -> Instant {
+        Instant::now().checked_sub(time).unwrap()
+    }
+
+    #[test]
+    fn one_that_falls_silent_is_ended_and_the_emulator_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pulse = Pulse::within(folder.path());
+        let late = SILENCE + Duration::from_secs(1);
+        let mut port = Vec::new();
+        pulse.heard = before(late);
+        fs::write(&pulse.log, "booted\nbeat 5\n").unwrap();
+        assert!(pulse.beats(&mut port), "it has just said something");
+        pulse.heard = before(late);
+        let monitor = UnixListener::bind(&pulse.monitor).unwrap();
+        let emulator = thread::spawn(move || {
+            let (mut asked, _) = monitor.accept().unwrap();
+            asked.write_all(b"HLT=1\r\n").unwrap();
+            let mut questions = String::new();
+            asked.read_to_string(&mut questions).unwrap();
+            questions
+        });
+        assert!(!pulse.beats(&mut port));
+        assert!(!pulse.beats(&mut port), "it is not asked again");
+        assert!(emulator.join().unwrap().contains("info lapic\n"));
+        let words = pulse.last_words();
+        assert!(words.contains("said nothing") && words.contains("HLT=1\n"));
+        assert!(words.ends_with("booted"), "{words}");
+    }
+
+    #[test]
+    fn one_that_lives_is_poked_but_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pulse = Pulse::within(folder.path());
+        let mut port = Vec::new();
+        assert!(pulse.beats(&mut port) && port.is_empty());
+        pulse.poked = before(POKE * 2);
+        assert!(pulse.beats(&mut port) && pulse.beats(&mut port));
+        assert_eq!(port, b"\n");
+        pulse.started = before(LIMIT * 2);
+        assert!(!pulse.beats(&mut port));
+        assert!(pulse.last_words().contains("was not over"));
+    }
 }

@@ -190,19 +190,7 @@ fn a_failure_at_each_phase_leaves_the_disk_where_it_was() {
         let vm = vm_with_disk();
         let (a, b) = pair(&back_end, &vm);
         let before = digest(&File::open(a.disk(&vm)).unwrap());
-        for phase in [
-            Phase::Build,
-            Phase::Attach,
-            Phase::Copy,
-            Phase::Receive,
-            Phase::Pause,
-            Phase::Save,
-            Phase::SendState,
-            Phase::Load,
-            Phase::Persist,
-            Phase::Lock,
-            Phase::Decide,
-        ] {
+        for phase in UNDONE.into_iter().chain([Phase::Decide]) {
             let faults = Faults {
                 fail: Some(phase),
                 ..Faults::default()

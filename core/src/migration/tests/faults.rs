@@ -47,21 +47,6 @@ fn assert_well(host: &Arc<Host>) {
     );
 }
 
-/// All phases in which a failure leaves the guest at the source: those before the grant, the grant's
-/// own writing, and the locking, upon which the destination refuses.
-const UNDONE: [Phase; 10] = [
-    Phase::Build,
-    Phase::Attach,
-    Phase::Copy,
-    Phase::Receive,
-    Phase::Pause,
-    Phase::Save,
-    Phase::SendState,
-    Phase::Load,
-    Phase::Persist,
-    Phase::Lock,
-];
-
 #[test]
 fn a_failure_at_each_phase_leaves_the_guest_where_it_was() {
     for hypervisor in back_ends() {

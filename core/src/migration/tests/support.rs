@@ -619,3 +619,18 @@ pub(super) fn verify(machine: &Machine) -> GuestReport {
     });
     pulse.report("")
 }
+
+/// All phases in which a failure leaves the guest at the source: those before the grant, the grant's
+/// own writing, and the locking, upon which the destination refuses.
+pub(super) const UNDONE: [Phase; 10] = [
+    Phase::Build,
+    Phase::Attach,
+    Phase::Copy,
+    Phase::Receive,
+    Phase::Pause,
+    Phase::Save,
+    Phase::SendState,
+    Phase::Load,
+    Phase::Persist,
+    Phase::Lock,
+];
