@@ -10,6 +10,8 @@ pub struct Samples {
     note: Option<String>,
     runs: u32,
     values: Vec<f64>,
+    /// What has to be known of a run, and of how many that.
+    remarks: Vec<(String, u32)>,
     /// Why a run has no figure, and how many have none for this reason.
     failures: Vec<(String, u32)>,
 }
@@ -49,6 +51,7 @@ impl Samples {
             note: None,
             runs: 0,
             values: Vec::new(),
+            remarks: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -73,14 +76,15 @@ impl Samples {
         }
     }
 
+    /// Says what has to be known about one run that has a figure.
+    pub fn add_remark(&mut self, remark: impl Into<String>) {
+        count(&mut self.remarks, remark.into());
+    }
+
     /// Counts a run that was made and has no figure, with the reason: the row says so, and its figures are of the
     /// other runs.
     pub fn add_failure(&mut self, why: impl Into<String>) {
-        let why = why.into();
-        match self.failures.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, count)) => *count += 1,
-            None => self.failures.push((why, 1)),
-        }
+        count(&mut self.failures, why.into());
     }
 
     /// The row, or `None` where nothing was measured and nothing failed.
@@ -104,19 +108,28 @@ impl Samples {
         })
     }
 
-    /// What has to be known, and what failed.
+    /// What has to be known, of all runs and of some, and what failed.
     fn notes(&self) -> Option<String> {
         let failed: u32 = self.failures.iter().map(|(_, count)| count).sum();
         let all = self.runs + failed;
-        let failures = self.failures.iter().map(|(why, count)| {
+        let some = self.remarks.iter().chain(&self.failures);
+        let some = some.map(|(why, count)| {
             if *count == all {
                 why.clone()
             } else {
                 format!("{count} of {all} runs: {why}")
             }
         });
-        let notes: Vec<String> = self.note.iter().cloned().chain(failures).collect();
+        let notes: Vec<String> = self.note.iter().cloned().chain(some).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
+    }
+}
+
+/// Counts one more of those that are known by this text.
+fn count(all: &mut Vec<(String, u32)>, text: String) {
+    match all.iter_mut().find(|(known, _)| *known == text) {
+        Some((_, count)) => *count += 1,
+        None => all.push((text, 1)),
     }
 }
 
@@ -174,6 +187,21 @@ mod tests {
         assert_eq!(
             row.note.as_deref(),
             Some("on one connection; 2 of 3 runs: not over after 60 s")
+        );
+    }
+
+    #[test]
+    fn what_is_known_of_some_runs_is_said_with_their_number() {
+        let mut samples = Samples::new("dwcp/idle/postcopy/total-ms", "ms");
+        samples.add_run([2.0]);
+        samples.add_remark("by pre-copy");
+        let note = |samples: &Samples| samples.row().unwrap().note.unwrap();
+        assert_eq!(note(&samples), "by pre-copy");
+        samples.add_run([3.0]);
+        samples.add_failure("lost");
+        assert_eq!(
+            note(&samples),
+            "1 of 3 runs: by pre-copy; 1 of 3 runs: lost"
         );
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Figures {
     pub(crate) downtime_seen_ms: Option<f64>,
     pub(crate) first_round_mb_s: Option<f64>,
     pub(crate) dirty: Option<f64>,
+    /// What has to be known of how it was done.
+    pub(crate) remark: Option<&'static str>,
 }
 
 /// What came of one run.
@@ -41,6 +43,7 @@ pub(crate) fn figures(object: &Value) -> Outcome {
             downtime_seen_ms: figure("downtime_seen_ms"),
             first_round_mb_s: figure("first_round_mb_s"),
             dirty: figure("dirty_pages_per_second_achieved"),
+            remark: None,
         }),
         None => Outcome::failed("its report has no total_ms"),
     }
@@ -100,6 +103,9 @@ impl Entry {
                 self.downtime.add_run(figures.downtime_seen_ms);
                 self.first_round.add_run(figures.first_round_mb_s);
                 self.dirty.add_run(figures.dirty);
+                if let Some(remark) = figures.remark {
+                    self.total.add_remark(remark);
+                }
             }
             Outcome::Failed(why) => self.total.add_failure(why),
             Outcome::Unsupported(why) => {
@@ -175,6 +181,7 @@ mod tests {
             downtime_seen_ms: Some(1.0),
             first_round_mb_s: None,
             dirty: None,
+            remark: None,
         }));
         let rows: Vec<_> = entry
             .samples()

@@ -85,6 +85,7 @@ fn read(report: &Value, mode: Mode) -> Outcome {
             downtime_seen_ms: report["downtime_seen_ms"].as_f64(),
             first_round_mb_s: None,
             dirty: None,
+            remark: None,
         }),
         None => Outcome::failed("its report has no wall_s"),
     }
