@@ -2,7 +2,7 @@
 //!
 //! `layout` knows guest physical addresses, `mapping` owns the host memory, `ram` is one VM's
 //! memory (both together), `bitmap` and `dirty` track changed pages, `transfer` moves pages between
-//! memory and a socket without a copy in between, `file` between memory and a file, `scatter` a guest's
+//! memory and a socket without a copy in between, `splice` from a socket into the file behind memory, `file` between memory and a file, `scatter` a guest's
 //! buffers between memory and its disk, `late` is memory whose pages arrive while its guest runs (by
 //! `userfault`), `handed` memory that goes from one process of this host to another, `scan` finds pages of zeros,
 //! `huge` knows whether there are huge pages.
@@ -22,6 +22,7 @@ mod mapping;
 mod ram;
 mod scan;
 mod scatter;
+mod splice;
 mod transfer;
 mod userfault;
 
@@ -34,4 +35,5 @@ pub(crate) use layout::{Layout, PAGE_BYTES, PAGE_SIZE, PageRange};
 pub(crate) use mapping::Backing;
 pub(crate) use ram::GuestRam;
 pub(crate) use scatter::{GuestPiece, gather, scatter};
+pub(crate) use splice::Splice;
 pub(crate) use transfer::{receive_pages, send_pages};

@@ -103,14 +103,15 @@ impl Demand {
     }
 
     /// A channel was opened: the first one takes wishes. Where pages were to come already, it is told which still
-    /// are, and what is waited for is asked for once more: it may have been on its way over a channel that was
-    /// lost.
+    /// are, which may be none any more, and what is waited for is asked for once more: it may have been on its way
+    /// over a channel that was lost.
     pub(super) fn opened(&self, channel: u32, writer: &Writer) -> Result<()> {
+        let again = self.is_used();
         let mut asking = self.lock();
         if channel == 0 {
             asking.channel = Some(Arc::clone(writer));
         }
-        if !self.late.is_watching() {
+        if !again {
             return Ok(());
         }
         let missing = self.late.missing();
@@ -198,4 +199,59 @@ fn write(channel: &Writer, message: &[u8]) -> Result<()> {
     use std::io::Write;
     let mut channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
     channel.write_all(message).map_err(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::channel::{HEADER, decode_set, set_length};
+    use super::*;
+    use crate::memory::{Backing, PAGE_BYTES, PAGE_SIZE};
+
+    const PAGES: u64 = 256;
+
+    /// What the source reads of a channel that is opened, if it is told anything.
+    fn told(demand: &Demand, channel: u32) -> Option<PageBitmap> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let writer = Arc::new(Mutex::new(listener.accept().unwrap().0.into()));
+        demand.opened(channel, &writer).unwrap();
+        demand.lock().channel = None;
+        drop(writer);
+        let mut bytes = [0; HEADER];
+        source.read_exact(&mut bytes).ok()?;
+        let header = Header::decode(&bytes).unwrap();
+        assert_eq!(header.kind, Kind::Missing);
+        let layout = demand.ram.layout();
+        let mut words = vec![0; set_length(layout, &header).unwrap()];
+        source.read_exact(&mut words).unwrap();
+        Some(decode_set(layout, &header, &words).unwrap())
+    }
+
+    #[test]
+    fn a_channel_that_is_opened_again_is_told_what_is_missing_even_if_it_is_nothing() {
+        let ram = GuestRam::allocate(PAGES * PAGE_SIZE, Backing::Memfd).unwrap();
+        let demand = match Demand::new(&ram) {
+            Ok(demand) => demand,
+            Err(error) => return crate::test_support::skipped("late memory", &error),
+        };
+        assert!(told(&demand, 0).is_none(), "nothing is to come late yet");
+        let mut pages = PageBitmap::new(PAGES);
+        pages.set_run(&(3..5), true);
+        demand.expect(&pages, |error| panic!("{error}")).unwrap();
+        for channel in [0, 1] {
+            assert_eq!(told(&demand, channel), Some(pages.clone()));
+        }
+        let parts = demand.late().claim(&(3..5)).unwrap();
+        let contents = [7; 2 * PAGE_BYTES];
+        demand.late().write(&(3..5), &contents).unwrap();
+        assert_eq!(demand.late().place(&parts).unwrap(), 0);
+        // The last channel was lost after the last page, and before the source heard that it is there.
+        demand.end();
+        for channel in [0, 1] {
+            assert_eq!(told(&demand, channel), Some(PageBitmap::new(PAGES)));
+        }
+    }
 }

@@ -1,6 +1,7 @@
-//! Receiving pages over a channel, by way of a buffer that stays in the cache into the file behind guest memory:
-//! less work than to read them straight into a mapping, whose pages have to be cleared and mapped first. Memory that
-//! has no file is read into straight.
+//! Receiving pages over a channel, into the file behind guest memory: less work than to read them straight into a
+//! mapping, whose pages have to be cleared and mapped first. What is looked at on its way, to sum it, to decrypt or to
+//! unpack it, goes by way of a buffer that stays in the cache, and the rest by way of a pipe. Memory that has no file
+//! is read into straight.
 //!
 //! Each channel has a thread. The machine these pages are for does not run, but for those that come late: they are
 //! placed where the guest does not see them before they are whole.
@@ -17,7 +18,9 @@ use super::demand::{Demand, Writer};
 use super::mirror::Copy;
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
-use crate::memory::{Backing, GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, receive_pages};
+use crate::memory::{
+    Backing, GuestRam, PAGE_SIZE, PageBitmap, PageRange, Part, Splice, receive_pages,
+};
 use crate::transport::Blocking;
 
 /// Pages that are in the buffer, or given host memory, at a time: few enough to stay in the cache, and not to hold a
@@ -51,6 +54,8 @@ pub(super) struct Receiver {
     descriptors: Vec<u8>,
     copy: Vec<u8>,
     packed: Vec<u8>,
+    /// What is not looked at on its way goes by way of this, where there is one.
+    splice: Option<Splice>,
     /// Round of the last barrier: rounds only go up.
     round: u64,
     /// CRC-32C of the headers since then.
@@ -65,6 +70,9 @@ impl Receiver {
         ram: Arc<GuestRam>,
         demand: Option<Arc<Demand>>,
     ) -> Self {
+        // Its place is taken by a buffer.
+        let made = Splice::new().inspect_err(|error| tracing::debug!(%error, "no pipe"));
+        let splice = made.ok().filter(|_| ram.backing() == Backing::Memfd);
         Self {
             socket,
             writer,
@@ -75,6 +83,7 @@ impl Receiver {
             descriptors: Vec::new(),
             copy: Vec::new(),
             packed: Vec::new(),
+            splice,
             round: 0,
             headers: 0,
         }
@@ -215,19 +224,22 @@ impl Receiver {
     }
 
     fn pages(&mut self, header: &Header, runs: &[PageRange]) -> Result<()> {
-        if let (Some(socket), None, Kind::Pages, Backing::AnonymousHuge) = (
-            self.socket.direct(),
-            header.checksum,
-            header.kind,
-            self.ram.backing(),
-        ) {
-            if header.sequence == 1 {
-                // One call for many pages costs less than a fault for each of them.
-                for piece in runs.iter().flat_map(pieces) {
-                    self.ram.populate(&piece)?;
+        if header.kind == Kind::Pages
+            && header.checksum.is_none()
+            && let Some(socket) = self.socket.direct()
+        {
+            if self.ram.backing() == Backing::AnonymousHuge {
+                if header.sequence == 1 {
+                    // One call for many pages costs less than a fault for each of them.
+                    for piece in runs.iter().flat_map(pieces) {
+                        self.ram.populate(&piece)?;
+                    }
                 }
+                return receive_pages(socket, &self.ram, runs).map_err(lost);
             }
-            return receive_pages(socket, &self.ram, runs).map_err(lost);
+            if let Some(splice) = &mut self.splice {
+                return splice.receive_pages(socket, &self.ram, runs).map_err(lost);
+            }
         }
         let mut crc = crc32c::crc32c(&self.descriptors);
         let mut sum = |contents: &[u8]| {

@@ -60,7 +60,7 @@ struct State {
     /// The guest runs: the rest is sent too.
     pushing: bool,
     stopped: bool,
-    /// First page of the next piece.
+    /// First page of the next piece: behind what was waited for last, which is likely to be waited for next.
     cursor: u64,
     /// Channels that push: are neither lost nor done.
     pushers: u32,
@@ -206,7 +206,8 @@ impl Supply {
                 }
                 while let Some(page) = state.wanted.pop_front() {
                     let runs = self.around(page);
-                    if !runs.is_empty() {
+                    if let Some(last) = runs.last() {
+                        state.cursor = last.end;
                         return Ok(Next::Urgent(runs));
                     }
                 }
@@ -234,22 +235,29 @@ impl Supply {
         runs
     }
 
-    /// The next piece with anything left.
+    /// The next piece with anything left: from the cursor on, and then from the first page.
     fn take_next(&self, state: &mut State) -> Option<Vec<PageRange>> {
         let pages = self.ram.layout().pages();
         let piece = match self.channels {
             1 => PIECE_SHARED,
             _ => PIECE,
         };
-        while state.cursor < pages {
-            let range = state.cursor..(state.cursor + piece).min(pages);
+        let mut ends = [pages, state.cursor.min(pages)].into_iter();
+        let mut end = ends.next()?;
+        loop {
+            if state.cursor >= end {
+                end = ends.next()?;
+                state.cursor = 0;
+                continue;
+            }
+            // To where pieces begin, wherever the cursor was set.
+            let range = state.cursor..((state.cursor / piece + 1) * piece).min(end);
             state.cursor = range.end;
             let runs = self.take(&range);
             if !runs.is_empty() {
                 return Some(runs);
             }
         }
-        None
     }
 
     /// Takes what is left of a range. No run spans the hole in the guest's addresses: that begins at a multiple of
@@ -466,4 +474,81 @@ fn read_header(socket: &mut Blocking) -> Result<Header> {
     let mut bytes = [0; HEADER];
     socket.read_exact(&mut bytes).map_err(lost)?;
     Header::decode(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Backing, PAGE_SIZE};
+    use crate::migration::Patience;
+    use crate::transport::Address;
+
+    const PAGES: u64 = 1024;
+
+    /// With these pages left, over so many channels, to a guest that runs.
+    fn supply(runs: &[(u64, u64)], channels: u32) -> Arc<Supply> {
+        let ram = GuestRam::allocate(PAGES * PAGE_SIZE, Backing::Memfd).unwrap();
+        let mut left = PageBitmap::new(PAGES);
+        for &(start, end) in runs {
+            left.set_run(&(start..end), true);
+        }
+        let route = Route {
+            dial: Dial {
+                address: Address::parse("127.0.0.1:1", 0).unwrap(),
+                tls: None,
+                credential: None,
+                patience: Patience::default(),
+            },
+            session: String::new(),
+            token: String::new(),
+        };
+        let supply = Supply::new(&ram, &left, route, 2, channels);
+        supply.push();
+        supply
+    }
+
+    /// Whether it is urgent, and its runs, from and to; none at the end.
+    fn next(supply: &Supply, channel: u32) -> (bool, Vec<(u64, u64)>) {
+        let (urgent, runs) = match supply.next(channel).unwrap() {
+            Next::Urgent(runs) => (true, runs),
+            Next::Push(runs) => (false, runs),
+            Next::End => (false, Vec::new()),
+        };
+        (
+            urgent,
+            runs.iter().map(|run| (run.start, run.end)).collect(),
+        )
+    }
+
+    #[test]
+    fn what_lies_behind_a_page_that_was_waited_for_goes_next() {
+        let supply = supply(&[(0, 300), (600, 1000)], 2);
+        assert_eq!(next(&supply, 1), (false, vec![(0, 256)]));
+        supply.want(std::slice::from_ref(&(610..611))).unwrap();
+        assert_eq!(
+            next(&supply, 0),
+            (true, vec![(610, 611), (608, 610), (611, 624)])
+        );
+        let rest = std::iter::from_fn(|| {
+            let (urgent, runs) = next(&supply, 1);
+            assert!(!urgent);
+            (!runs.is_empty()).then_some(runs)
+        });
+        let rest: Vec<(u64, u64)> = rest.flatten().collect();
+        assert_eq!(rest, [(624, 768), (768, 1000), (256, 300), (600, 608)]);
+    }
+
+    #[test]
+    fn what_was_lost_goes_again_from_the_first_page() {
+        let supply = supply(&[(0, 10), (1000, 1024)], 1);
+        assert_eq!(next(&supply, 0).1, [(0, 10)]);
+        supply.want(std::slice::from_ref(&(1000..1001))).unwrap();
+        assert_eq!(next(&supply, 0), (true, vec![(1000, 1001), (1001, 1008)]));
+        let mut missing = PageBitmap::new(PAGES);
+        missing.set_run(&(5..8), true);
+        supply.again(&missing);
+        assert_eq!(next(&supply, 0).1, [(5, 8)]);
+        assert_eq!(next(&supply, 0).1, [(1008, 1024)]);
+        assert_eq!(next(&supply, 0).1, []);
+    }
 }

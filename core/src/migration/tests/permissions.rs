@@ -183,8 +183,14 @@ fn a_guest_that_writes_too_fast_is_slowed_until_it_can_be_moved() {
     let status = migration.end();
     b.settle();
     assert_eq!(status.state, MigrationState::Completed, "{status:?}");
-    assert_eq!(brake.calls(), [20, 40, 60, 0]);
-    assert_eq!(status.throttle, 60);
+    let mut calls = brake.calls();
+    assert_eq!(calls.pop(), Some(0), "let go of");
+    // On a busy host a guest may be slow enough before it is stopped.
+    assert!(
+        !calls.is_empty() && [20, 40, 60].starts_with(&calls),
+        "{calls:?}"
+    );
+    assert_eq!(Some(status.throttle), calls.last().map(|&last| last.into()));
     assert_eq!(verify(&b.machine()).faults, 0);
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,9 @@ pub(super) struct Host {
     pub(super) records: Mutex<Vec<String>>,
     pub(super) outcome: Mutex<Option<String>>,
     incoming: Mutex<Option<Arc<Incoming>>>,
+    /// The thread of what came in last has ended.
+    over: AtomicBool,
+    verdict: Mutex<Option<Verdict>>,
     uuid: String,
     /// How others reach it.
     pub(super) dial: Dial,
@@ -177,6 +181,8 @@ impl Host {
             records: Mutex::default(),
             outcome: Mutex::default(),
             incoming: Mutex::default(),
+            over: AtomicBool::default(),
+            verdict: Mutex::default(),
             uuid: new_uuid(),
             dial: Dial {
                 address: listener.local_address().clone(),
@@ -226,7 +232,10 @@ impl Host {
             }
         }
         match Greeting::parse(&frame)? {
+            Greeting::Control(first) if !is_offer(&first) => self.asked(*first, stream),
             Greeting::Control(first) => {
+                self.over.store(false, Ordering::SeqCst);
+                *self.verdict.lock().unwrap() = None;
                 let arriving = Arriving {
                     first: *first,
                     stream,
@@ -235,7 +244,9 @@ impl Host {
                     patience: self.dial.patience,
                     faults: self.faults.lock().unwrap().clone(),
                 };
-                *self.incoming.lock().unwrap() = Some(Arc::new(Incoming::start(arriving)?));
+                // Whoever finds it over finds it here.
+                let mut incoming = self.incoming.lock().unwrap();
+                *incoming = Some(Arc::new(Incoming::start(arriving)?));
                 Ok(())
             }
             Greeting::Whereabouts(question) => {
@@ -259,6 +270,31 @@ impl Host {
                 incoming.attach(&request, stream, accept_channel)
             }
         }
+    }
+
+    /// A source that lost its control connection asks about what it offered before.
+    fn asked(self: &Arc<Self>, first: Envelope, stream: Blocking) -> Result<()> {
+        let incoming = self.incoming.lock().unwrap().clone();
+        match incoming.filter(|_| !self.over.load(Ordering::SeqCst)) {
+            // Should its thread end now, the connection is closed, and the source asks again.
+            Some(incoming) => incoming.adopt(stream, first),
+            None => {
+                let host = Arc::clone(self);
+                std::thread::spawn(move || {
+                    let verdict = host.verdict.lock().unwrap().clone();
+                    let (uuid, patience) = (&host.uuid, host.dial.patience);
+                    let persist = |verdict: &Verdict| DestinationHost::persist(&*host, verdict);
+                    let meet = |epoch| host.meet(epoch);
+                    let verdict = verdict.as_ref();
+                    let answered =
+                        answer_about(first, stream, uuid, verdict, patience, persist, meet);
+                    if let Err(error) = answered {
+                        host.refused.lock().unwrap().push(error.to_string());
+                    }
+                });
+            }
+        }
+        Ok(())
     }
 
     /// A VM that runs here.
@@ -346,6 +382,7 @@ impl DestinationHost for Host {
     }
     fn persist(&self, verdict: &Verdict) -> Result<()> {
         self.records.lock().unwrap().push(format!("{verdict:?}"));
+        *self.verdict.lock().unwrap() = Some(verdict.clone());
         Ok(())
     }
     fn started(&self) {}
@@ -373,7 +410,9 @@ impl DestinationHost for Host {
     fn finished(&self, outcome: &DestinationOutcome) {
         *self.outcome.lock().unwrap() = Some(format!("{outcome:?}"));
     }
-    fn over(&self) {}
+    fn over(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
     fn source_address(&self, _source_node: &str) -> Option<Dial> {
         None
     }
