@@ -6,6 +6,8 @@
 
 mod support;
 
+#[path = "many_migrations/drain.rs"]
+mod drain;
 #[path = "many_migrations/leaks.rs"]
 mod leaks;
 #[path = "many_migrations/level.rs"]
