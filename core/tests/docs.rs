@@ -74,6 +74,24 @@ fn every_test_that_a_page_names_exists() {
 }
 
 #[test]
+fn every_option_of_a_migration_is_in_the_table_with_a_test() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/migration.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let (_, table) = page.split_once("| asked for |").expect("the table");
+    let rows: Vec<&str> = table.lines().skip(2).collect();
+    let rows = rows.split(|line| line.is_empty()).next().expect("rows");
+    let options = serde_json::to_value(dwcp::MigrationOptions::default()).expect("options");
+    for name in options.as_object().expect("an object").keys() {
+        let asked = format!("| `{name}`");
+        let of_it: Vec<_> = rows.iter().filter(|row| row.starts_with(&asked)).collect();
+        assert!(!of_it.is_empty(), "{name} is not in the table");
+        for row in of_it {
+            assert!(!named(row).is_empty(), "no test: {row}");
+        }
+    }
+}
+
+#[test]
 fn names_are_found_in_pages_and_sources() {
     let page = "One [`a_b`]. Two [`c`,\n`d`], and [`a link`](x.md) [no code].";
     assert_eq!(named(page), ["a_b", "c", "d"]);

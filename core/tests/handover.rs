@@ -12,6 +12,8 @@ mod identity;
 mod limit;
 #[path = "handover/operations.rs"]
 mod operations;
+#[path = "handover/options.rs"]
+mod options;
 #[path = "handover/restored.rs"]
 mod restored;
 #[path = "handover/same_host.rs"]

@@ -446,27 +446,38 @@ async fn a_stopped_vm_that_is_not_taken_stays_stopped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_migration_more_than_a_node_allows_is_refused() {
+    const PLACES: u32 = 4;
     let _turn = TURN.lock().await;
     for direction in ["max_migrations_out", "max_migrations_in"] {
         let (mut ours, mut theirs) = (NodeLimits::default(), NodeLimits::default());
         match direction {
-            "max_migrations_out" => ours.max_migrations_out = 1,
-            _ => theirs.max_migrations_in = 1,
+            "max_migrations_out" => ours.max_migrations_out = PLACES,
+            _ => theirs.max_migrations_in = PLACES,
         }
         let a = node("node-01", Backend::Sim, ours).await.unwrap();
         let b = node("node-02", Backend::Sim, theirs).await.unwrap();
         introduce(&a, &b);
         let vms = a.client().vm();
-        let (one, other) = (started(&vms, busy(1)).await, started(&vms, busy(1)).await);
+        let other = started(&vms, config("other")).await;
+        let mut slow_ones = Vec::new();
+        for _ in 0..PLACES {
+            slow_ones.push(started(&vms, busy(1)).await);
+        }
+        // Half a minute for the 8 MiB of each.
         let slow = MigrationOptions {
-            bandwidth: 1 << 20,
+            bandwidth: 256 << 10,
             ..plain()
         };
-        let first = vms.migrate(&one.id, b.name(), slow).await.unwrap();
-        let mut progress = vms.migration_progress(&first.id).await.unwrap();
-        while progress.next().await.unwrap().state != MigrationState::Running {}
+        let mut begun = Vec::new();
+        for one in &slow_ones {
+            let migration = vms.migrate(&one.id, b.name(), slow.clone()).await.unwrap();
+            let mut progress = vms.migration_progress(&migration.id).await.unwrap();
+            while progress.next().await.unwrap().state != MigrationState::Running {}
+            begun.push(migration);
+        }
         let refused = match vms.migrate(&other.id, b.name(), plain()).await {
-            Err(error) => error.to_string(),
+            Err(DWCPError::ResourceLimit(text)) => text,
+            Err(error) => panic!("{error}"),
             Ok(second) => {
                 let mut progress = vms.migration_progress(&second.id).await.unwrap();
                 let mut last = second;
@@ -478,9 +489,20 @@ async fn one_migration_more_than_a_node_allows_is_refused() {
             }
         };
         assert!(refused.contains(direction), "{refused}");
+        assert!(
+            refused.contains(&format!("{PLACES} migrations")),
+            "{refused}"
+        );
         assert_eq!(vms.get(&other.id).await.unwrap().state, VMState::Running);
+        // Nothing of it is there, and the others go on.
+        let there = b.client().vm().list(()).await.unwrap();
+        assert!(there.iter().all(|vm| vm.id != other.id), "{there:?}");
+        for migration in &begun {
+            let status = vms.get_migration_status(&migration.id).await.unwrap();
+            assert_eq!(status.state, MigrationState::Running, "{status:?}");
+        }
         // Its place is free again when it is over.
-        vms.cancel_migration(&first.id).await.unwrap();
+        vms.cancel_migration(&begun[0].id).await.unwrap();
         let gone = Instant::now() + Duration::from_secs(30);
         loop {
             match vms.migrate(&other.id, b.name(), plain()).await {

@@ -182,14 +182,11 @@ impl Outgoing {
         let _ = self.events.send(Event::Abandon);
     }
 
-    /// Waits for the migration's thread, which has been told to end or is about to.
+    /// Waits for the migration's thread, which has been told to end or is about to. Whoever comes second
+    /// waits as well.
     pub(crate) fn join(&self) {
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
             && thread.join().is_err()
         {
             tracing::error!("a migration's thread panicked");

@@ -1,6 +1,5 @@
 //! Two nodes as processes, a proxy between them, and a VM that moves from one to the other.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +16,7 @@ use tempfile::TempDir;
 
 use super::stamps::{Memory, Seen, Stamps, wait_beats};
 use crate::support::fault_proxy::{FaultProxy, Way};
+use crate::support::held::{Held, threads_and_files};
 use crate::support::node_process::NodeProcess;
 use crate::support::{config, with};
 
@@ -60,16 +60,13 @@ pub(crate) struct Pair {
     /// The node that has the VM.
     pub(crate) at: usize,
     /// The most that a node without the VM, and with it, held after moves that went well.
-    levels: [Inventory; 2],
+    levels: [Held; 2],
     /// Verdicts that may stay: a node that was killed tells one only when it is asked, and if the source's
     /// last word to it is lost then, nobody asks again.
     verdicts_stay: u32,
     /// Nodes that were killed and have not been started again.
     pub(crate) killed: Arc<Mutex<Vec<u32>>>,
 }
-
-/// Threads and files of a process by their kinds, without the threads of the runtime, which come and go.
-type Inventory = BTreeMap<String, usize>;
 
 impl Pair {
     /// A VM that has been on both nodes runs on the first.
@@ -93,7 +90,7 @@ impl Pair {
             vms,
             vm: vm.id,
             at: 0,
-            levels: [Inventory::new(), Inventory::new()],
+            levels: [Held::new(), Held::new()],
             verdicts_stay: 0,
             killed: Arc::default(),
         };
@@ -102,7 +99,7 @@ impl Pair {
             pair.moves_well().await;
             if hop >= 2 {
                 for node in [0, 1] {
-                    let now = inventory(pair.process(node));
+                    let now = threads_and_files(pair.process(node));
                     let level = &mut pair.levels[usize::from(node == pair.at)];
                     for (what, count) in now {
                         let most = level.entry(what).or_default();
@@ -285,7 +282,7 @@ impl Pair {
             let mut more = Vec::new();
             for node in [0, 1] {
                 let level = &self.levels[usize::from(node == self.at)];
-                for (what, count) in inventory(self.process(node)) {
+                for (what, count) in threads_and_files(self.process(node)) {
                     let before = level.get(&what).copied().unwrap_or(0);
                     if count > before {
                         let name = NAMES[node];
@@ -472,30 +469,4 @@ fn wait_until(process: u32, what: &str, is: impl Fn(std::fs::ReadDir) -> bool) {
         assert!(Instant::now() < end, "process {process}: {what} stays");
         std::thread::yield_now();
     }
-}
-
-fn inventory(process: u32) -> Inventory {
-    let mut all = Inventory::new();
-    let mut count = |what: String| *all.entry(what).or_default() += 1;
-    // What ends while it is looked at is not there.
-    for task in std::fs::read_dir(format!("/proc/{process}/task"))
-        .unwrap()
-        .flatten()
-    {
-        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        if !name.is_empty() && !name.starts_with("tokio") {
-            count(format!("thread {}", name.trim()));
-        }
-    }
-    for file in std::fs::read_dir(format!("/proc/{process}/fd"))
-        .unwrap()
-        .flatten()
-    {
-        if let Ok(link) = std::fs::read_link(file.path()) {
-            let link = link.to_string_lossy().into_owned();
-            let kind = link.split(":[").next().unwrap_or_default();
-            count(format!("file {kind}"));
-        }
-    }
-    all
 }

@@ -165,3 +165,50 @@ async fn past_the_limit_a_target_that_is_silent_leaves_the_guest_paused() {
         whole(&vms, &vm.id).await;
     }
 }
+
+/// The switch is held up for a while that is known. Upper bounds are for benches: a busy host has every
+/// guest stand still for longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_downtime_that_is_told_is_what_the_guest_saw() {
+    const HELD: Duration = Duration::from_millis(400);
+    // As the two clocks are known: to half of the fastest message there and back.
+    const UNKNOWN: Duration = Duration::from_millis(50);
+    for backend in backends("the_downtime_that_is_told").await {
+        let (here, there) = (
+            node("node-01", backend).await,
+            node("node-02", backend).await,
+        );
+        let link = link(&here, &there);
+        let vms = here.client().vm();
+        let vm = started(&vms, small("timed")).await;
+        // Forgets the longest silence so far.
+        whole(&vms, &vm.id).await;
+        link.rule(Rule::at(Way::AToB, "state", Fault::Delay(HELD)));
+        let migration = vms.migrate(&vm.id, "node-02", plain()).await.unwrap();
+        let status = ended(&vms, &migration.id).await;
+        assert_eq!(status.state, MigrationState::Completed, "{status:?}");
+        assert_eq!(link.rules_left(), 0, "it was held up");
+        let vms = there.client().vm();
+        let beats = vms.guest_report(&vm.id).await.unwrap().beats;
+        until("a beat", || async {
+            vms.guest_report(&vm.id).await.unwrap().beats > beats + 1
+        })
+        .await;
+        let report = vms.guest_report(&vm.id).await.unwrap();
+        let seen = Duration::from_micros(report.longest_beat_gap_us);
+        assert!(seen >= HELD, "{report:?}");
+        let parts = &status.breakdown;
+        let told = Duration::from_micros(parts.total_us);
+        assert!(
+            told >= HELD && status.downtime_us >= parts.total_us,
+            "{status:?}"
+        );
+        assert!(
+            u128::from(status.downtime) >= told.as_millis(),
+            "{status:?}"
+        );
+        // While the vCPUs are told to stop, some still run.
+        let stood = told.saturating_sub(Duration::from_micros(parts.stop_vcpus_us));
+        assert!(seen + UNKNOWN >= stood, "{seen:?}, {status:?}");
+    }
+}

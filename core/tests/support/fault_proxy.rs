@@ -1,5 +1,5 @@
 //! A proxy between two nodes that knows the messages of a hand-over, and does to them what a test
-//! wants: it cuts, half-closes, drops, doubles, holds, delays and slows at any message or byte.
+//! wants: it cuts, half-closes, drops, changes, doubles, holds, delays and slows at any message or byte.
 //!
 //! Node A reaches B at [`FaultProxy::to_b`], and B reaches A at [`FaultProxy::to_a`]; whoever opens a
 //! connection, messages are told apart by the way they go. Without TLS: it reads what it carries.
@@ -54,6 +54,8 @@ pub enum Fault {
     HalfClose(Way),
     /// It is lost; what follows passes.
     Drop,
+    /// A bit in its middle is another when it passes.
+    Corrupt,
     /// It passes twice.
     Duplicate,
     /// It waits, with what follows on its connection, for [`FaultProxy::release`].
@@ -78,6 +80,7 @@ impl fmt::Debug for Fault {
             Fault::CutWithin(bytes) => write!(f, "CutWithin({bytes})"),
             Fault::HalfClose(way) => write!(f, "HalfClose({way:?})"),
             Fault::Drop => f.write_str("Drop"),
+            Fault::Corrupt => f.write_str("Corrupt"),
             Fault::Duplicate => f.write_str("Duplicate"),
             Fault::Hold => f.write_str("Hold"),
             Fault::Delay(time) => write!(f, "Delay({time:?})"),

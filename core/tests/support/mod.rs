@@ -9,7 +9,9 @@
 )]
 
 pub mod fault_proxy;
+pub mod held;
 pub mod node_process;
+pub mod place;
 pub mod proxy;
 pub mod raw;
 

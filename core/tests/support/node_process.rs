@@ -63,6 +63,16 @@ impl NodeProcess {
         status_kib(self.id(), "VmRSS:") << 10
     }
 
+    /// Memory of its own that it has, in bytes.
+    pub fn anonymous(&self) -> u64 {
+        status_kib(self.id(), "RssAnon:") << 10
+    }
+
+    /// Shared memory that it has, as that of guests is, in bytes.
+    pub fn shared(&self) -> u64 {
+        status_kib(self.id(), "RssShmem:") << 10
+    }
+
     /// The most memory it ever had, in bytes.
     pub fn peak(&self) -> u64 {
         status_kib(self.id(), "VmHWM:") << 10

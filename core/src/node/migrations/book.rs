@@ -110,6 +110,13 @@ impl Job {
     pub(super) fn abandon(&self) {
         if let Some(outgoing) = self.outgoing.get() {
             outgoing.abandon();
+        }
+        self.join();
+    }
+
+    /// Waits for its thread, which is about to end. Until then the thread's stack is kept.
+    pub(super) fn join(&self) {
+        if let Some(outgoing) = self.outgoing.get() {
             outgoing.join();
         }
     }

@@ -134,6 +134,7 @@ pub(super) async fn begin(
         Ok(outgoing) => {
             // Nobody else sets it.
             let _ = job.outgoing.set(outgoing);
+            join_in_time(shared, &job);
             Ok(progress)
         }
         Err(error) => {
@@ -145,6 +146,23 @@ pub(super) async fn begin(
             Err(error)
         }
     }
+}
+
+/// Joins the thread of a migration once that is over: it is remembered for long, and its thread's stack need
+/// not be.
+fn join_in_time(shared: &Arc<Shared>, job: &Arc<Job>) {
+    let (shared, job) = (Arc::clone(shared), Arc::clone(job));
+    shared.runtime.clone().spawn(async move {
+        ended(&job.progress).await;
+        let joined = shared.blocking(move || {
+            job.join();
+            Ok(())
+        });
+        if let Err(error) = joined.await {
+            // A node that is over joins it itself.
+            tracing::debug!(%error, "the thread of a migration was not joined");
+        }
+    });
 }
 
 /// The way in which a migration with these options is done.

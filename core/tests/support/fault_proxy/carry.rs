@@ -185,6 +185,10 @@ impl Shared {
                 }
                 Fault::HalfClose(way) => connection.half_close(way),
                 Fault::Drop => copies = 0,
+                Fault::Corrupt => {
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                }
                 Fault::Duplicate => copies *= 2,
                 Fault::Hold => self.hold(),
                 // The fault is the time itself.
