@@ -5,12 +5,15 @@
 //! does: so it always comes to its turn.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::channel::{Header, Kind, MAX_RUNS, encode_runs, encode_set, violation};
+use super::patience::Patience;
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
@@ -29,6 +32,11 @@ pub(super) struct Demand {
     asking: Mutex<Asking>,
     stop: OwnedFd,
     life: Mutex<Life>,
+    patience: Patience,
+    /// A thread may be waiting for a page that has to do other work: since when, and how many were to come.
+    held: Mutex<Option<(Instant, u64)>>,
+    /// Who was waiting so was let go without the page.
+    given_up: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +61,7 @@ impl Demand {
     /// # Errors
     ///
     /// Those of [`LateRam::new`].
-    pub(super) fn new(ram: &Arc<GuestRam>) -> Result<Arc<Self>> {
+    pub(super) fn new(ram: &Arc<GuestRam>, patience: Patience) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             late: LateRam::new(ram)?,
             ram: Arc::clone(ram),
@@ -64,6 +72,9 @@ impl Demand {
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(std::io::Error::from)?,
             life: Mutex::default(),
+            patience,
+            held: Mutex::default(),
+            given_up: AtomicBool::new(false),
         }))
     }
 
@@ -102,15 +113,38 @@ impl Demand {
         !matches!(*self.life(), Life::Unused)
     }
 
-    /// A channel was opened: the first one takes wishes. Where pages were to come already, it is told which still
-    /// are, and what is waited for is asked for once more: it may have been on its way over a channel that was
+    /// The calling thread is about to touch the guest's memory, and is needed for other things: from now on, until
+    /// [`let_go`](Self::let_go), it waits for a page only as long as the source may take for its work, if none comes
+    /// meanwhile.
+    pub(super) fn hold(&self) {
+        *self.held() = Some((Instant::now(), self.late.left()));
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    ///
+    /// `migration` where a page did not come: what was read is not the guest's memory, which must not run.
+    pub(super) fn let_go(&self) -> Result<()> {
+        *self.held() = None;
+        if self.given_up.load(Ordering::SeqCst) {
+            return Err(DWCPError::Migration(format!(
+                "a part of its memory is still on the other node (post-copy), and did not come within {:?}",
+                self.patience.work()
+            )));
+        }
+        Ok(())
+    }
+
+    /// A channel was opened: the first one takes wishes. Where pages were to come, it is told which still are, if
+    /// any, and what is waited for is asked for once more: it may have been on its way over a channel that was
     /// lost.
     pub(super) fn opened(&self, channel: u32, writer: &Writer) -> Result<()> {
         let mut asking = self.lock();
         if channel == 0 {
             asking.channel = Some(Arc::clone(writer));
         }
-        if !self.late.is_watching() {
+        if !self.is_used() {
             return Ok(());
         }
         let missing = self.late.missing();
@@ -145,13 +179,19 @@ impl Demand {
                 PollFd::new(&late, PollFlags::IN),
                 PollFd::new(&self.stop, PollFlags::IN),
             ];
-            match poll(&mut ready, None) {
+            let moment = self.patience.moment();
+            let limit = Timespec {
+                tv_sec: i64::try_from(moment.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: moment.subsec_nanos().into(),
+            };
+            match poll(&mut ready, Some(&limit)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(std::io::Error::from(error).into()),
             }
             if !ready[1].revents().is_empty() {
                 return Ok(());
             }
+            self.give_up_if_late()?;
             needed.clear();
             self.late.serve(&mut needed)?;
             let mut asking = self.lock();
@@ -162,6 +202,23 @@ impl Demand {
             });
             self.ask(&mut asking, &needed);
         }
+    }
+
+    /// Lets the thread go that is needed elsewhere, where no page has come for too long.
+    fn give_up_if_late(&self) -> Result<()> {
+        let mut held = self.held();
+        let Some((since, left)) = held.as_mut() else {
+            return Ok(());
+        };
+        let now = self.late.left();
+        if now < *left {
+            (*since, *left) = (Instant::now(), now);
+        }
+        if since.elapsed() < self.patience.work() {
+            return Ok(());
+        }
+        self.given_up.store(true, Ordering::SeqCst);
+        self.late.release()
     }
 
     /// Asks for pages. Where the channel is lost, they are asked for when there is one again.
@@ -189,6 +246,10 @@ impl Demand {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Asking> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,4 +259,31 @@ fn write(channel: &Writer, message: &[u8]) -> Result<()> {
     use std::io::Write;
     let mut channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
     channel.write_all(message).map_err(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Backing, PAGE_SIZE};
+
+    #[test]
+    fn who_is_needed_elsewhere_does_not_wait_for_a_page_for_ever() {
+        let ram = GuestRam::allocate(16 * PAGE_SIZE, Backing::Memfd).unwrap();
+        let demand = match Demand::new(&ram, Patience::new(Patience::MIN)) {
+            Ok(demand) => demand,
+            Err(error) => return crate::test_support::skipped("waiting for pages", &error),
+        };
+        let mut missing = PageBitmap::new(16);
+        missing.insert(3);
+        demand.expect(&missing, |error| panic!("{error}")).unwrap();
+        let mut byte = [0];
+        demand.hold();
+        ram.read(4 * PAGE_SIZE, &mut byte).unwrap();
+        demand.let_go().unwrap();
+        demand.hold();
+        ram.read(3 * PAGE_SIZE, &mut byte).unwrap();
+        let error = demand.let_go().unwrap_err().to_string();
+        assert!(error.contains("did not come"), "{error}");
+        demand.end();
+    }
 }
