@@ -18,7 +18,8 @@ mod support;
 #[path = "faults/workers.rs"]
 mod workers;
 
-use dwcp::{Backend, SameHost};
+use dwcp::Backend;
+use pair::Kind;
 use support::node_process::backends;
 use support::skipped;
 
@@ -35,7 +36,7 @@ async fn every_fault_at_every_message_ends_as_the_design_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn faults_at_random_leave_one_runner_at_most_and_all_resolved() {
-    random::runs(best_backend("faults_at_random").await, SameHost::Never).await;
+    random::runs(best_backend("faults_at_random").await, Kind::PreCopy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -46,5 +47,16 @@ async fn faults_end_as_the_design_says_where_both_nodes_have_one_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn faults_at_random_in_one_memory_leave_one_runner_at_most() {
     let backend = best_backend("faults_at_random_in_one_memory").await;
-    random::runs(backend, SameHost::Require).await;
+    random::runs(backend, Kind::SameHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn faults_end_as_the_design_says_where_the_switch_comes_first() {
+    matrix::after_the_switch(best_backend("faults_after_the_switch").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn faults_at_random_after_the_switch_leave_one_runner_at_most() {
+    let backend = best_backend("faults_at_random_after_the_switch").await;
+    random::runs(backend, Kind::PostCopy).await;
 }

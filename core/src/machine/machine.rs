@@ -232,6 +232,11 @@ impl Machine {
 
     /// Lets the vCPUs run. The disk has to be locked.
     pub(crate) fn resume(&self) -> Result<()> {
+        self.resume_if(|| Ok(()))
+    }
+
+    /// The same, unless `go` refuses it, which is asked when all was done that touches the guest's memory.
+    pub(crate) fn resume_if(&self, go: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut stage = self.stage();
         if stage.running {
             return Ok(());
@@ -248,6 +253,7 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.lock().resume()?;
         }
+        go()?;
         // It came from elsewhere in the moment between what it asked for and what was done about it.
         if self.control.ended().is_none()
             && let Some(end) = self.devices.pending_end()
@@ -478,7 +484,10 @@ impl Machine {
 
     /// Asks the guest to say how much memory it uses, which [`usage`](Self::usage) tells from then on.
     pub(crate) fn ask_memory(&self) {
-        self.devices.bus().ask_memory();
+        // Whoever asks does not wait for a page of the queue.
+        if !self.ram.is_late() {
+            self.devices.bus().ask_memory();
+        }
     }
 
     /// What it used so far. Does not stop the guest.

@@ -78,6 +78,7 @@ impl LateRam {
             let (start, len) = self.whole();
             self.fault.register(start, len)?;
             inner.watching = true;
+            self.ram.set_late(true);
         }
         inner.missing.merge(pages);
         inner.left = inner.missing.count();
@@ -85,11 +86,6 @@ impl LateRam {
             self.ram.unmap(&run)?;
         }
         Ok(())
-    }
-
-    /// Whether pages were to come, ever.
-    pub(crate) fn is_watching(&self) -> bool {
-        self.lock().watching
     }
 
     /// How many pages are to come.
@@ -207,6 +203,7 @@ impl LateRam {
         if std::mem::take(&mut inner.watching) {
             let (start, len) = self.whole();
             self.fault.unregister(start, len)?;
+            self.ram.set_late(false);
         }
         Ok(())
     }
@@ -299,6 +296,9 @@ mod tests {
                 let reader = scope.spawn(|| first_byte(&ram, page));
                 assert_eq!(needed(&late), [page]);
                 assert!(!reader.is_finished());
+                // Whoever only looks does not wait, and sees what came before.
+                let before = ram.look_at_word(page * PAGE_SIZE).unwrap();
+                assert_eq!(before & 0xff, u64::from(page == 3));
                 bring(&late, &(page..page + 1), 7);
                 assert_eq!(reader.join().unwrap(), 7);
             });

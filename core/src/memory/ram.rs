@@ -3,7 +3,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -27,6 +27,8 @@ pub(crate) struct GuestRam {
     backing: Backing,
     /// Another process of this host had this memory first.
     handed: bool,
+    /// Some of its pages are to arrive.
+    late: AtomicBool,
 }
 
 /// One contiguous piece of RAM as the hypervisor maps it.
@@ -108,6 +110,7 @@ impl GuestRam {
             layout,
             backing,
             handed,
+            late: AtomicBool::new(false),
         }))
     }
 
@@ -173,6 +176,35 @@ impl GuestRam {
             *word = u64::from_le(*word);
         }
         Ok(words)
+    }
+
+    /// Reads a little-endian word at a guest physical address, and never waits: where pages arrive late and this one
+    /// has not, it is what came of it before, see [`LateRam`](super::LateRam).
+    pub(crate) fn look_at_word(&self, gpa: u64) -> Result<u64> {
+        let file = self.file().filter(|_| self.is_late());
+        let Some(file) = file else {
+            let [word] = self.read_words(gpa)?;
+            return Ok(word);
+        };
+        let mut word = [0; size_of::<u64>()];
+        let len = word.len();
+        let offset = self.layout.offset_at(gpa, len as u64);
+        let offset = offset.ok_or_else(|| outside(gpa, len, &"no RAM"))?;
+        let read = rustix::io::pread(file, &mut word, offset).map_err(io::Error::from)?;
+        if read < len {
+            return Err(outside(gpa, len, &"no RAM"));
+        }
+        Ok(u64::from_le_bytes(word))
+    }
+
+    /// Whether some pages are to arrive while the guest runs, and whoever needs one waits.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.load(Ordering::SeqCst)
+    }
+
+    /// Sets that.
+    pub(super) fn set_late(&self, late: bool) {
+        self.late.store(late, Ordering::SeqCst);
     }
 
     /// Appends a copy of pages to `out`.

@@ -57,7 +57,8 @@ pub(super) enum Kind {
     RoundEnd = 3,
     /// Everything up to the `RoundEnd` of this number is placed. The only message that goes back.
     Ack = 4,
-    /// The machine's state; the payload is what `hypervisor::encode` made.
+    /// The machine's state; the payload is what `hypervisor::encode` made. The sequence is the checksum of the headers
+    /// of all messages on this channel since the last `RoundEnd`, which are none but of [`Kind::Missing`].
     State = 5,
     /// Pages; the payload is one LZ4 block of their contents, and shorter than they are.
     Packed = 6,

@@ -5,12 +5,15 @@
 //! does: so it always comes to its turn.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::channel::{Header, Kind, MAX_RUNS, encode_runs, encode_set, violation};
+use super::patience::Patience;
 use super::sender::lost;
 use crate::error::{DWCPError, Result};
 use crate::machine::{Work, spawn, work_as};
@@ -29,6 +32,11 @@ pub(super) struct Demand {
     asking: Mutex<Asking>,
     stop: OwnedFd,
     life: Mutex<Life>,
+    patience: Patience,
+    /// A thread may be waiting for a page that has to do other work: since when, and how many were to come.
+    held: Mutex<Option<(Instant, u64)>>,
+    /// Who was waiting so was let go without the page.
+    given_up: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +61,7 @@ impl Demand {
     /// # Errors
     ///
     /// Those of [`LateRam::new`].
-    pub(super) fn new(ram: &Arc<GuestRam>) -> Result<Arc<Self>> {
+    pub(super) fn new(ram: &Arc<GuestRam>, patience: Patience) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             late: LateRam::new(ram)?,
             ram: Arc::clone(ram),
@@ -64,6 +72,9 @@ impl Demand {
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(std::io::Error::from)?,
             life: Mutex::default(),
+            patience,
+            held: Mutex::default(),
+            given_up: AtomicBool::new(false),
         }))
     }
 
@@ -100,6 +111,29 @@ impl Demand {
     /// Whether pages were to come, ever.
     pub(super) fn is_used(&self) -> bool {
         !matches!(*self.life(), Life::Unused)
+    }
+
+    /// The calling thread is about to touch the guest's memory, and is needed for other things: from now on, until
+    /// [`let_go`](Self::let_go), it waits for a page only as long as the source may take for its work, if none comes
+    /// meanwhile.
+    pub(super) fn hold(&self) {
+        *self.held() = Some((Instant::now(), self.late.left()));
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    ///
+    /// `migration` where a page did not come: what was read is not the guest's memory, which must not run.
+    pub(super) fn let_go(&self) -> Result<()> {
+        *self.held() = None;
+        if self.given_up.load(Ordering::SeqCst) {
+            return Err(DWCPError::Migration(format!(
+                "a part of its memory is still on the other node (post-copy), and did not come within {:?}",
+                self.patience.work()
+            )));
+        }
+        Ok(())
     }
 
     /// A channel was opened: the first one takes wishes. Where pages were to come already, it is told which still
@@ -146,13 +180,19 @@ impl Demand {
                 PollFd::new(&late, PollFlags::IN),
                 PollFd::new(&self.stop, PollFlags::IN),
             ];
-            match poll(&mut ready, None) {
+            let moment = self.patience.moment();
+            let limit = Timespec {
+                tv_sec: i64::try_from(moment.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: moment.subsec_nanos().into(),
+            };
+            match poll(&mut ready, Some(&limit)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(std::io::Error::from(error).into()),
             }
             if !ready[1].revents().is_empty() {
                 return Ok(());
             }
+            self.give_up_if_late()?;
             needed.clear();
             self.late.serve(&mut needed)?;
             let mut asking = self.lock();
@@ -163,6 +203,23 @@ impl Demand {
             });
             self.ask(&mut asking, &needed);
         }
+    }
+
+    /// Lets the thread go that is needed elsewhere, where no page has come for too long.
+    fn give_up_if_late(&self) -> Result<()> {
+        let mut held = self.held();
+        let Some((since, left)) = held.as_mut() else {
+            return Ok(());
+        };
+        let now = self.late.left();
+        if now < *left {
+            (*since, *left) = (Instant::now(), now);
+        }
+        if since.elapsed() < self.patience.work() {
+            return Ok(());
+        }
+        self.given_up.store(true, Ordering::SeqCst);
+        self.late.release()
     }
 
     /// Asks for pages. Where the channel is lost, they are asked for when there is one again.
@@ -190,6 +247,10 @@ impl Demand {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Asking> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,6 +273,17 @@ mod tests {
 
     const PAGES: u64 = 256;
 
+    fn demand() -> Option<(Arc<GuestRam>, Arc<Demand>)> {
+        let ram = GuestRam::allocate(PAGES * PAGE_SIZE, Backing::Memfd).unwrap();
+        match Demand::new(&ram, Patience::new(Patience::MIN)) {
+            Ok(demand) => Some((ram, demand)),
+            Err(error) => {
+                crate::test_support::skipped("memory that is asked for", &error);
+                None
+            }
+        }
+    }
+
     /// What the source reads of a channel that is opened, if it is told anything.
     fn told(demand: &Demand, channel: u32) -> Option<PageBitmap> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -232,11 +304,7 @@ mod tests {
 
     #[test]
     fn a_channel_that_is_opened_again_is_told_what_is_missing_even_if_it_is_nothing() {
-        let ram = GuestRam::allocate(PAGES * PAGE_SIZE, Backing::Memfd).unwrap();
-        let demand = match Demand::new(&ram) {
-            Ok(demand) => demand,
-            Err(error) => return crate::test_support::skipped("late memory", &error),
-        };
+        let Some((_, demand)) = demand() else { return };
         assert!(told(&demand, 0).is_none(), "nothing is to come late yet");
         let mut pages = PageBitmap::new(PAGES);
         pages.set_run(&(3..5), true);
@@ -253,5 +321,24 @@ mod tests {
         for channel in [0, 1] {
             assert_eq!(told(&demand, channel), Some(PageBitmap::new(PAGES)));
         }
+    }
+
+    #[test]
+    fn who_is_needed_elsewhere_does_not_wait_for_a_page_for_ever() {
+        let Some((ram, demand)) = demand() else {
+            return;
+        };
+        let mut missing = PageBitmap::new(PAGES);
+        missing.insert(3);
+        demand.expect(&missing, |error| panic!("{error}")).unwrap();
+        let mut byte = [0];
+        demand.hold();
+        ram.read(4 * PAGE_SIZE, &mut byte).unwrap();
+        demand.let_go().unwrap();
+        demand.hold();
+        ram.read(3 * PAGE_SIZE, &mut byte).unwrap();
+        let error = demand.let_go().unwrap_err().to_string();
+        assert!(error.contains("did not come"), "{error}");
+        demand.end();
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::RangeTo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,9 +48,9 @@ pub(crate) trait DestinationHost: Send + Sync {
     fn started(&self);
     /// Drop what there is of the VM.
     fn discard(&self);
-    /// The VM was taken, and a part of its memory will not come: it is to run no more. Its vCPUs may wait for that
-    /// part; `let_go` ends their waiting, once they have been told to stop.
-    fn memory_lost(&self, reason: &str, let_go: &dyn Fn());
+    /// The VM was taken, and a part of its memory will not come: it is to run no more. Its vCPUs were told to stop, and
+    /// nobody waits for that part any more.
+    fn memory_lost(&self, reason: &str);
     /// Somebody has the VM under this epoch: where that is higher than all that this node has seen of
     /// the VM, stops it at once, before it returns `None`; or the last epoch that was seen here.
     fn meet(&self, epoch: u64) -> Option<u64>;
@@ -287,6 +287,8 @@ struct Driver {
     /// time, what either says arrives.
     older: Option<(u64, Link)>,
     machine: Option<Arc<Machine>>,
+    /// The node's machine, of which some of the memory is to come.
+    late: Weak<Machine>,
     offer: Option<Offer>,
     saved: Option<Vec<u8>>,
     timing: Timing,
@@ -336,6 +338,7 @@ impl Driver {
             link_number: 0,
             older: None,
             machine: None,
+            late: Weak::new(),
             offer: None,
             saved: None,
             timing: Timing::default(),
@@ -365,8 +368,11 @@ impl Driver {
         work_as(Work::Control);
         self.settle();
         while !self.over {
-            let lost = self.channels_lost.as_ref().map(|(at, _)| *at);
-            let silent = self.link_lost.map(|(at, _)| at);
+            // Before the VM runs here nothing is lost with them.
+            let awaits = self.awaiting.load(Ordering::SeqCst);
+            let lost = self.channels_lost.as_ref().filter(|_| awaits);
+            let lost = lost.map(|(at, _)| *at);
+            let silent = self.link_lost.filter(|_| awaits).map(|(at, _)| at);
             let next = [self.ask, self.settled, lost, silent];
             let next = next.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |at| {
@@ -405,7 +411,9 @@ impl Driver {
                 }
             }
             Event::Heard(_, None) => {
-                self.link = None;
+                if self.link.take().is_some_and(|link| link.is_met()) {
+                    self.link_lost = None;
+                }
                 self.link_silent();
                 self.feed(DestinationInput::LinkLost);
                 self.end_if_idle();
@@ -448,19 +456,8 @@ impl Driver {
     fn timers(&mut self) {
         let now = Instant::now();
         self.over = self.settled.is_some_and(|at| at <= now);
-        if let Some((_, why)) = self.channels_lost.take_if(|(at, _)| *at <= now)
-            && self.awaiting.load(Ordering::SeqCst)
-        {
-            self.lose_memory(&why);
-        }
-        if let Some((_, left)) = self.link_lost.take_if(|(at, _)| *at <= now)
-            && self.awaiting.load(Ordering::SeqCst)
-        {
-            if self.missing_pages() < left {
-                self.link_silent();
-            } else {
-                self.lose_memory("nothing is heard of the source");
-            }
+        if self.awaiting.load(Ordering::SeqCst) {
+            self.lose_if_late(now);
         }
         if self.ask.is_some_and(|at| at <= now) {
             self.ask = None;
@@ -469,6 +466,24 @@ impl Driver {
             } else {
                 self.feed(DestinationInput::Ask);
             }
+        }
+    }
+
+    /// Ends the waiting for pages whose time has come.
+    fn lose_if_late(&mut self, now: Instant) {
+        if let Some((_, why)) = self.channels_lost.take_if(|(at, _)| *at <= now) {
+            return self.lose_memory(&why);
+        }
+        let Some((_, left)) = self.link_lost.take_if(|(at, _)| *at <= now) else {
+            return;
+        };
+        if self.link.as_ref().is_some_and(Link::is_met) {
+            return;
+        }
+        if self.missing_pages() < left {
+            self.link_silent();
+        } else {
+            self.lose_memory("nothing is heard of the source");
         }
     }
 
@@ -559,7 +574,11 @@ impl Driver {
             self.end_demand();
         }
         // The node has it from now on, or nobody.
-        self.machine = None;
+        let machine = self.machine.take();
+        self.late = machine
+            .filter(|_| awaits)
+            .as_ref()
+            .map_or_else(Weak::new, Arc::downgrade);
         self.awaiting.store(awaits, Ordering::SeqCst);
         self.arriving.finished(outcome);
         if awaits {
@@ -603,7 +622,7 @@ impl Driver {
     /// Nothing is heard of the source; its pages may still come.
     fn link_silent(&mut self) {
         let left = self.missing_pages();
-        if left > 0 {
+        if left > 0 && self.link_lost.is_none() {
             self.link_lost = Some((Instant::now() + self.patience.work(), left));
         }
     }
@@ -639,15 +658,13 @@ impl Driver {
         );
         tracing::error!(reason, session = self.session, "a VM is lost");
         self.gate.close();
-        let demand = self.demand.take();
-        self.arriving.memory_lost(&reason, &|| {
-            if let Some(demand) = &demand {
-                demand.end();
-            }
-        });
-        if let Some(demand) = demand {
-            demand.end();
+        // In this order: who waits for a page may hold what the node needs for the rest, and no vCPU goes on when it
+        // is let go.
+        if let Some(machine) = self.late.upgrade() {
+            machine.ask_to_pause();
         }
+        self.end_demand();
+        self.arriving.memory_lost(&reason);
         self.awaiting.store(false, Ordering::SeqCst);
         (self.channels_lost, self.link_lost) = (None, None);
         self.linger(true);
@@ -674,7 +691,6 @@ impl Driver {
         let Ok(link) = link else { return false };
         self.older = self.link.replace(link).map(|old| (self.link_number, old));
         self.link_number = number;
-        self.link_lost = None;
         true
     }
 
@@ -699,11 +715,13 @@ impl Driver {
         if let Some(machine) = &machine {
             let ram = Arc::clone(machine.ram());
             let late = offer.post_copy && !handed;
-            self.demand = late.then(|| Demand::new(&ram)).and_then(|made| {
-                // It is a permission: without it all pages come first.
-                made.inspect_err(|error| tracing::info!(%error, "no post-copy here"))
-                    .ok()
-            });
+            self.demand = late
+                .then(|| Demand::new(&ram, self.patience))
+                .and_then(|made| {
+                    // It is a permission: without it all pages come first.
+                    made.inspect_err(|error| tracing::info!(%error, "no post-copy here"))
+                        .ok()
+                });
             let disk = match mirror::target(machine, &offer) {
                 Ok(disk) => disk,
                 Err(error) => {
@@ -732,7 +750,10 @@ impl Driver {
                 return Ok(());
             }
             let state = self.saved.take().unwrap_or_default();
-            self.machine()?.load(decode(&state)?)
+            let (machine, state) = (self.machine()?, decode(&state)?);
+            self.hold();
+            let loaded = machine.load(state);
+            self.let_go().and(loaded)
         })();
         self.timing.load_us = micros(began.elapsed());
         match loaded {
@@ -771,8 +792,13 @@ impl Driver {
         }
         match result {
             Ok(()) => {
-                // The source has settled it too: nothing is left to say.
-                self.over |= *verdict == Verdict::Forget;
+                if *verdict == Verdict::Forget {
+                    if self.awaiting.load(Ordering::SeqCst) && self.is_missing_pages() {
+                        self.lose_memory("the source has no more of it, or could not send it");
+                    }
+                    // The source has settled it too: nothing is left to say.
+                    self.over = true;
+                }
                 DestinationInput::Persisted
             }
             Err(error) => {
@@ -794,7 +820,8 @@ impl Driver {
                 return Ok(began);
             }
             let machine = self.machine()?;
-            machine.resume()?;
+            self.hold();
+            machine.resume_if(|| self.let_go())?;
             // A vCPU may keep this thread from the processor once it runs: the time is its own.
             Ok(machine.wait_running().unwrap_or_else(Instant::now))
         })();
@@ -802,11 +829,25 @@ impl Driver {
             Ok(at) => {
                 self.timing.resume_us = micros(at.saturating_duration_since(began));
                 self.timing.ran_at = self.link.as_ref().map(|link| link.tell(at));
+                // Before anybody can ask for it, who may not have it while some of its memory is to come.
+                let awaits = self.is_missing_pages();
+                self.awaiting.store(awaits, Ordering::SeqCst);
                 self.arriving.started();
                 DestinationInput::Ran
             }
             Err(error) => DestinationInput::RunFailed(error.to_string()),
         }
+    }
+
+    /// This thread is about to touch the guest's memory: see [`Demand::hold`].
+    fn hold(&self) {
+        if let Some(demand) = &self.demand {
+            demand.hold();
+        }
+    }
+
+    fn let_go(&self) -> Result<()> {
+        self.demand.as_ref().map_or(Ok(()), |own| own.let_go())
     }
 
     fn is_stopped(&self) -> bool {

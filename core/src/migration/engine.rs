@@ -1,6 +1,7 @@
 //! The source's copying: rounds over all channels, and the last one in the pause.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -64,6 +65,7 @@ pub(super) struct Engine {
     /// The switch comes first for these pages: the destination knows that it misses them.
     late: Option<PageBitmap>,
     supply: Arc<OnceLock<Arc<Supply>>>,
+    stopped: Arc<AtomicBool>,
 }
 
 /// One channel's thread.
@@ -88,12 +90,15 @@ pub(super) struct Stopper {
     brake: Arc<Brake>,
     sockets: Arc<Mutex<Vec<Blocking>>>,
     supply: Arc<OnceLock<Arc<Supply>>>,
+    /// What begins to be sent after the switch from now on ends at once.
+    stopped: Arc<AtomicBool>,
 }
 
 impl Stopper {
     pub(super) fn stop(&self) {
         self.brake.release();
         self.shared.pacer.stop();
+        self.stopped.store(true, Ordering::SeqCst);
         if let Some(supply) = self.supply.get() {
             supply.stop();
         }
@@ -144,12 +149,13 @@ impl Engine {
             sockets.push(channel.try_clone()?);
         }
         let brake = Arc::new(Brake::new(options.throttle));
-        let supply = Arc::default();
+        let (supply, stopped) = (Arc::default(), Arc::default());
         let stopper = Stopper {
             brake: Arc::clone(&brake),
             shared: Arc::clone(&shared),
             sockets: Arc::new(Mutex::new(sockets)),
             supply: Arc::clone(&supply),
+            stopped: Arc::clone(&stopped),
         };
         let mut engine = Self {
             machine: Arc::clone(machine),
@@ -164,6 +170,7 @@ impl Engine {
             route: options.post_copy,
             late: None,
             supply,
+            stopped,
         };
         // A limit that rounds down to nothing is still one.
         let share = options.bandwidth.div_ceil(channels.len().max(1) as u64);
@@ -286,6 +293,10 @@ impl Engine {
         let supply = Supply::new(ram, late, route, self.round, channels);
         // Nobody else sets it.
         let _ = self.supply.set(Arc::clone(&supply));
+        // Whoever stopped it before found nothing to stop.
+        if self.stopped.load(Ordering::SeqCst) {
+            supply.stop();
+        }
         for (channel, worker) in (0..).zip(&self.workers) {
             worker.give(Job::Serve(Arc::clone(&supply), channel))?;
         }

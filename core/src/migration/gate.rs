@@ -213,6 +213,10 @@ fn receive(
             Err(error) => News::Lost(error.to_string()),
         };
         let over = matches!(news, News::Lost(_));
+        if over {
+            // So that the source finds out as well, which may only be writing.
+            receiver.shut_down();
+        }
         if !tell(news) || over {
             return;
         }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -373,6 +374,7 @@ pub(super) struct Link {
     uuid: String,
     clock: Arc<Mutex<PeerClock>>,
     refusal: Refusal,
+    met: Arc<AtomicBool>,
 }
 
 /// The error with which the peer's node answered in place of a hand-over's other side.
@@ -397,6 +399,8 @@ impl Link {
         let listening = Arc::clone(&clock);
         let refusal = Refusal::default();
         let refused = Arc::clone(&refusal);
+        let met = Arc::new(AtomicBool::new(false));
+        let meets = Arc::clone(&met);
         spawn("dwcp-control", move || {
             work_as(Work::Control);
             loop {
@@ -405,6 +409,7 @@ impl Link {
                     let Some(frame) = frame else {
                         return Ok(Heard::End);
                     };
+                    meets.store(true, Ordering::SeqCst);
                     match frame.frame_type {
                         FrameType::Ping => return incoming.answer().map(|()| Heard::Sign),
                         FrameType::Pong => return Ok(Heard::Sign),
@@ -440,12 +445,19 @@ impl Link {
             uuid: uuid.to_owned(),
             clock,
             refusal,
+            met,
         })
     }
 
     #[cfg(test)]
     pub(super) fn speaker(&self) -> &Arc<Mutex<Speaker>> {
         &self.speaker
+    }
+
+    /// Whether anything was heard of the peer over it. That it could be opened says nothing: the kernel of a peer
+    /// that stands still accepts connections.
+    pub(super) fn is_met(&self) -> bool {
+        self.met.load(Ordering::SeqCst)
     }
 
     /// Why the peer's node refused the connection, if it did.

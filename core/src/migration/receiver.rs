@@ -109,7 +109,8 @@ impl Receiver {
                 Kind::Pages | Kind::Packed | Kind::Zeros => {
                     self.count(&header);
                     let runs = self.runs(&header)?;
-                    let late = self.demand.clone().filter(|own| own.late().is_watching());
+                    // Also when all have come: what comes twice is not placed again, for the guest goes on.
+                    let late = self.demand.clone().filter(|own| own.is_used());
                     match late {
                         Some(demand) => {
                             if self.late(&demand, &header, &runs)? {
@@ -154,12 +155,22 @@ impl Receiver {
                     writer.write_all(&ack).map_err(lost)?;
                 }
                 Kind::State => {
+                    // A set of pages that come late must not be lost on the way: what is not known to be missing
+                    // would be taken for what it was before.
+                    if header.sequence != u64::from(self.headers) {
+                        return Err(violation(
+                            "a state before which messages were lost, doubled or changed",
+                        ));
+                    }
                     if let Some(disk) = &self.disk {
                         disk.close();
                     }
                     return Ok(Arrival::State(self.state(&header)?));
                 }
-                Kind::Missing => return Ok(Arrival::Missing(self.missing(&header)?)),
+                Kind::Missing => {
+                    self.count(&header);
+                    return Ok(Arrival::Missing(self.missing(&header)?));
+                }
                 Kind::Ack | Kind::Want => {
                     return Err(violation(&format!(
                         "{:?} in the wrong direction",
@@ -168,6 +179,12 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Ends the channel, both ways.
+    pub(super) fn shut_down(&self) {
+        // It fails only when the peer was faster.
+        let _ = self.socket.shutdown();
     }
 
     /// Places a part of the disk, by way of a buffer: it is summed before it is written.
@@ -409,6 +426,7 @@ mod tests {
 
     use super::*;
     use crate::memory::Backing;
+    use crate::migration::patience::Patience;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -601,6 +619,71 @@ mod tests {
             let error = receive(&wrong).unwrap_err().to_string();
             assert!(error.contains("lost, doubled"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_late_page_that_comes_again_when_all_have_come_is_not_placed() {
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let demand = match Demand::new(&ram, Patience::default()) {
+            Ok(demand) => demand,
+            Err(error) => return crate::test_support::skipped("late pages", &error),
+        };
+        let mut missing = PageBitmap::new(256);
+        missing.insert(0);
+        demand.expect(&missing, |error| panic!("{error}")).unwrap();
+        let (mut peer, socket) = pair();
+        let writer = socket.try_clone().unwrap().into();
+        let writer = Arc::new(Mutex::new(writer));
+        let mut own = Receiver::new(
+            socket.into(),
+            writer,
+            Arc::clone(&ram),
+            Some(Arc::clone(&demand)),
+        );
+        let page = page_message(|right| right);
+        peer.write_all(&page).unwrap();
+        assert!(matches!(own.receive(), Ok(Arrival::Complete)));
+        demand.end();
+        // The guest goes on.
+        ram.write(0, b"newer").unwrap();
+        peer.write_all(&page).unwrap();
+        drop(peer);
+        assert!(matches!(own.receive(), Ok(Arrival::Closed)));
+        let mut kept = [0; 6];
+        ram.read(0, &mut kept).unwrap();
+        assert_eq!(&kept, b"newer\x07");
+    }
+
+    #[test]
+    fn a_set_of_late_pages_that_is_lost_or_doubled_is_missed_at_the_state() {
+        let mut set = PageBitmap::new(256);
+        set.insert(7);
+        let (header, words) = super::super::channel::encode_set(&set);
+        let missing = [&header.encode()[..], &words].concat();
+        let state = |headers| {
+            let mut bytes = Vec::new();
+            super::super::sender::write_state(&mut bytes, b"state", headers).unwrap();
+            bytes
+        };
+        let headers = crc32c::crc32c(&header.encode());
+        let (mut peer, socket) = pair();
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let mut own = receiver(socket, ram);
+        peer.write_all(&[missing.clone(), state(headers)].concat())
+            .unwrap();
+        assert!(matches!(own.receive(), Ok(Arrival::Missing(_))));
+        assert!(matches!(own.receive(), Ok(Arrival::State(_))));
+
+        let lost = receive(&state(headers)).unwrap_err().to_string();
+        assert!(lost.contains("lost, doubled"), "{lost}");
+        let (mut peer, socket) = pair();
+        let ram = GuestRam::allocate(1 << 20, Backing::Memfd).unwrap();
+        let mut own = receiver(socket, ram);
+        peer.write_all(&[missing.clone(), missing, state(headers)].concat())
+            .unwrap();
+        assert!(own.receive().is_ok() && own.receive().is_ok());
+        let twice = own.receive().unwrap_err().to_string();
+        assert!(twice.contains("lost, doubled"), "{twice}");
     }
 
     #[test]

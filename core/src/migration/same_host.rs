@@ -378,7 +378,7 @@ impl Handed {
     pub(super) fn finish(&mut self, state: &[u8]) -> Result<()> {
         #[cfg(test)]
         super::begin(&self.faults, super::Phase::SendState)?;
-        let bytes = sender::write_state(&mut self.channel, state)?;
+        let bytes = sender::write_state(&mut self.channel, state, 0)?;
         self.progress.sent_bytes(bytes);
         Ok(())
     }

@@ -212,6 +212,7 @@ impl Sender {
     /// Says which pages come after the switch.
     pub(super) fn send_missing(&mut self, pages: &PageBitmap) -> Result<()> {
         let (header, set) = encode_set(pages);
+        self.headers = crc32c::crc32c_append(self.headers, &header.encode());
         self.write(&header.encode())?;
         self.write(&set)
     }
@@ -240,7 +241,7 @@ impl Sender {
 
     /// Sends the machine's state.
     pub(super) fn send_state(&mut self, state: &[u8]) -> Result<()> {
-        write_state(&mut self.socket, state).map(drop)
+        write_state(&mut self.socket, state, self.headers).map(drop)
     }
 
     fn send_chunk(&mut self, round: &Round, chunk: PageRange) -> Result<()> {
@@ -535,12 +536,13 @@ impl Sender {
     }
 }
 
-/// Sends a machine's state over a channel; how many bytes that were.
-pub(super) fn write_state(socket: &mut impl Write, state: &[u8]) -> Result<u64> {
+/// Sends a machine's state over a channel, behind messages with headers of that CRC-32C since the last barrier; how
+/// many bytes that were.
+pub(super) fn write_state(socket: &mut impl Write, state: &[u8], headers: u32) -> Result<u64> {
     let header = Header {
         payload: state.len() as u64,
         checksum: Some(crc32c::crc32c(state)),
-        ..Header::bare(Kind::State, 0)
+        ..Header::bare(Kind::State, u64::from(headers))
     };
     socket.write_all(&header.encode()).map_err(lost)?;
     socket.write_all(state).map_err(lost)?;

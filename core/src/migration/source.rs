@@ -328,7 +328,12 @@ impl Driver {
                 self.feed(input);
             }
             Event::Served(result) => {
+                let failed = result.as_ref().err().map(ToString::to_string);
                 self.served = Some(result);
+                if let Some(why) = failed.filter(|_| self.marks.sent.is_none()) {
+                    // Nothing is granted yet, and the guest is whole here.
+                    return self.feed(SourceInput::Failed(why));
+                }
                 if let Some(record) = self.serving.take() {
                     let input = self.persist(&record);
                     self.feed(input);
@@ -879,6 +884,7 @@ impl Driver {
 fn unserved(error: &DWCPError) -> String {
     format!(
         "the VM was switched to the target before all of its memory was there (post-copy), and the rest could not \
-         be sent: {error}. The target has the VM, as failed; restore a snapshot of it, or start it anew there"
+         be sent: {error}. The target has the VM, as failed unless all had come by then; restore a snapshot of it, or \
+         start it anew there"
     )
 }

@@ -374,6 +374,9 @@ impl Supply {
     }
 
     fn learn(&self, mut socket: Blocking) -> Result<Blocking> {
+        let patience = self.route.dial.patience;
+        // It is said at once. Time is left for another channel then.
+        socket.set_read_timeout(Some(patience.silence()))?;
         let header = read_header(&mut socket)?;
         let layout = self.ram.layout();
         if header.kind != Kind::Missing {
@@ -384,6 +387,7 @@ impl Supply {
         let mut words = vec![0; set_length(layout, &header)?];
         socket.read_exact(&mut words).map_err(lost)?;
         self.again(&decode_set(layout, &header, &words)?);
+        socket.set_read_timeout(Some(patience.work()))?;
         Ok(socket)
     }
 

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dwcp::{
-    Backend, Client, ClientConfig, MigrationOptions, MigrationStatus, SameHost, VMClient, VMConfig,
-    VMState,
+    Backend, Client, ClientConfig, MigrationMode, MigrationOptions, MigrationState,
+    MigrationStatus, SameHost, VM, VMClient, VMConfig, VMState,
 };
 use tempfile::TempDir;
 
@@ -33,6 +33,19 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The time between two questions.
 const AGAIN: Duration = Duration::from_millis(10);
 const NAMES: [&str; 2] = ["node-a", "node-b"];
+/// Bytes per second of a copy that its guest outruns: less than a third of what that writes.
+const OUTRUN: u64 = 6 << 20;
+
+/// How a VM gets from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its memory is copied before the switch.
+    PreCopy,
+    /// Its memory is copied, and some of it after the switch: the guest writes faster.
+    PostCopy,
+    /// Its memory is handed over.
+    SameHost,
+}
 
 /// Who has the VM, and whether it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +62,7 @@ pub(crate) type Timers = Arc<Mutex<Vec<JoinHandle<()>>>>;
 pub(crate) struct Pair {
     dir: TempDir,
     backend: Backend,
-    /// Whether the memory goes from node to node as it is.
-    same_host: SameHost,
+    kind: Kind,
     pub(crate) proxy: Arc<FaultProxy>,
     addresses: [SocketAddr; 2],
     /// Nowhere while a node that was killed is started again.
@@ -64,13 +76,15 @@ pub(crate) struct Pair {
     /// Verdicts that may stay: a node that was killed tells one only when it is asked, and if the source's
     /// last word to it is lost then, nobody asks again.
     verdicts_stay: u32,
+    /// Which nodes were started again since a migration was last begun.
+    restarted: [bool; 2],
     /// Nodes that were killed and have not been started again.
     pub(crate) killed: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Pair {
     /// A VM that has been on both nodes runs on the first.
-    pub(crate) async fn start(backend: Backend, same_host: SameHost) -> Pair {
+    pub(crate) async fn start(backend: Backend, kind: Kind) -> Pair {
         let dir = directory();
         let addresses = [address(), address()];
         let proxy = Arc::new(FaultProxy::start(addresses[0], addresses[1]));
@@ -78,12 +92,12 @@ impl Pair {
         let run = |node: usize| start(dir.path(), backend, node, addresses[node], ways[node]);
         let processes = [0, 1].map(|node| Some(run(node)));
         let vms = [client(addresses[0]).await, client(addresses[1]).await];
-        let vm = vms[0].create(guest()).await.unwrap();
+        let vm = vms[0].create(guest(kind)).await.unwrap();
         vms[0].start(&vm.id).await.unwrap();
         let mut pair = Pair {
             dir,
             backend,
-            same_host,
+            kind,
             proxy,
             addresses,
             processes,
@@ -92,6 +106,7 @@ impl Pair {
             at: 0,
             levels: [Held::new(), Held::new()],
             verdicts_stay: 0,
+            restarted: [false; 2],
             killed: Arc::default(),
         };
         // Twice, so that what is opened once is open.
@@ -122,27 +137,54 @@ impl Pair {
     }
 
     /// Begins to move the VM to the other node; the migration's id, if the node lived to tell.
-    pub(crate) async fn begin(&self) -> Option<String> {
-        let options = MigrationOptions {
+    pub(crate) async fn begin(&mut self) -> Option<String> {
+        let bandwidth = match self.kind {
+            Kind::PostCopy => OUTRUN,
+            _ => 0,
+        };
+        self.begin_at(bandwidth).await.ok()
+    }
+
+    /// The same over a link of so many bytes a second; 0: without a limit.
+    async fn begin_at(&mut self, bandwidth: u64) -> Result<String, String> {
+        let base = MigrationOptions {
             encrypt_transport: false,
             verify_checksum: false,
             parallel: 2,
-            same_host: self.same_host,
+            same_host: SameHost::Never,
             max_downtime: u64::try_from(MAX_DOWNTIME.as_millis()).unwrap(),
             ..MigrationOptions::default()
         };
+        let options = match self.kind {
+            Kind::PreCopy => base,
+            Kind::PostCopy => MigrationOptions {
+                post_copy: true,
+                auto_converge: false,
+                // What would make it faster than the limit says.
+                compression: false,
+                bandwidth,
+                ..base
+            },
+            Kind::SameHost => MigrationOptions {
+                same_host: SameHost::Require,
+                ..base
+            },
+        };
+        self.restarted = [false; 2];
         let begun = self.vms[self.at].migrate(&self.vm, NAMES[1 - self.at], options);
         // A node that is killed meanwhile does not answer.
-        let begun = tokio::time::timeout(END, begun).await.ok()?;
-        begun.ok().map(|status| status.id)
+        let begun = tokio::time::timeout(END, begun).await;
+        let begun = begun.map_err(|e| e.to_string())?;
+        begun.map(|status| status.id).map_err(|e| e.to_string())
     }
 
     /// Watches the guest's stamps.
     pub(crate) fn watch(&self) -> Stamps {
         let (source, destination) = (self.process(self.at), self.process(1 - self.at));
-        match self.same_host {
-            SameHost::Never => Stamps::watch(source, destination),
-            _ => Stamps::watch_one(source, destination),
+        match self.kind {
+            Kind::PreCopy => Stamps::watch(source, destination),
+            Kind::PostCopy => Stamps::watch_late(source, destination),
+            Kind::SameHost => Stamps::watch_one(source, destination),
         }
     }
 
@@ -188,7 +230,9 @@ impl Pair {
                     (None, Some(VMState::Failed)) => Some(Outcome::FailedAtDestination),
                     _ => None,
                 };
-                if let Some(outcome) = outcome {
+                if let Some(outcome) = outcome
+                    && (outcome != Outcome::RunsAtDestination || self.is_whole(destination).await)
+                {
                     return Ok(outcome);
                 }
             }
@@ -214,9 +258,9 @@ impl Pair {
         if let Some(runner) = runs {
             let memory = Memory::of(self.process(runner)).ok_or("the runner has no memory")?;
             // Where there is one memory, it takes longer to see who runs.
-            let beats = match self.same_host {
-                SameHost::Never => 20,
-                _ => 500,
+            let beats = match self.kind {
+                Kind::PreCopy => 20,
+                Kind::PostCopy | Kind::SameHost => 500,
             };
             wait_beats(&memory, beats, END);
         }
@@ -257,7 +301,8 @@ impl Pair {
     /// Moves the VM to the other node, and nothing goes wrong.
     async fn moves_well(&mut self) {
         let stamps = self.watch();
-        let id = self.begin().await.unwrap();
+        // Without a limit: there is nothing to be hit by a fault.
+        let id = self.begin_at(0).await.unwrap();
         let outcome = self.rest(Some(&id)).await.unwrap();
         let status = self.status(self.at, Some(&id)).await;
         let seen = stamps.end();
@@ -330,6 +375,7 @@ impl Pair {
                 let way = [self.proxy.to_b, self.proxy.to_a][node];
                 let address = self.addresses[node];
                 self.verdicts_stay += u32::from(node != self.at);
+                self.restarted[node] = true;
                 // First the old one ends altogether: it has the data directory.
                 self.processes[node] = None;
                 let process = start(self.dir.path(), self.backend, node, address, way);
@@ -338,13 +384,76 @@ impl Pair {
         }
     }
 
+    /// Whether all of the VM's memory is on the node where it runs. It is to be moved to nowhere, which is
+    /// refused in any case: first of all for what is still to come.
+    async fn is_whole(&self, node: usize) -> bool {
+        if self.kind != Kind::PostCopy {
+            return true;
+        }
+        let moved = self.vms[node].migrate(&self.vm, "nowhere", MigrationOptions::default());
+        match tokio::time::timeout(ANSWER, moved).await {
+            Ok(Err(error)) => !error.to_string().contains("still on its way here"),
+            _ => false,
+        }
+    }
+
+    /// Whether a post-copy that came to its end is told as what it was: by the source, unless that was started
+    /// again, and by the destination where it has lost the VM. With `unsure`, the source may not have heard that all
+    /// had come.
+    pub(crate) async fn told(
+        &self,
+        migration: Option<&str>,
+        outcome: Outcome,
+        unsure: bool,
+    ) -> Result<(), String> {
+        if self.kind != Kind::PostCopy {
+            return Ok(());
+        }
+        let (source, destination) = (self.at, 1 - self.at);
+        let lost = match outcome {
+            Outcome::RunsAtSource | Outcome::FailedAtSource => return Ok(()),
+            Outcome::RunsAtDestination => false,
+            Outcome::FailedAtDestination => true,
+        };
+        if !self.restarted[source] {
+            let status = self.status(source, migration).await.unwrap_or_default();
+            if status.mode != MigrationMode::Postcopy {
+                return Err(format!("the switch did not come first: {status:?}"));
+            }
+            let error = status.error.as_deref().unwrap_or_default();
+            let told = match status.state {
+                // It may have been killed when all had come.
+                MigrationState::Completed => !lost || self.restarted[destination],
+                MigrationState::Failed => (lost || unsure) && error.contains("(post-copy)"),
+                _ => false,
+            };
+            if !told {
+                return Err(format!("{outcome:?}, and the source says {status:?}"));
+            }
+        }
+        let vm = self.arrived(destination).await?;
+        let reason = vm.and_then(|vm| vm.reason).unwrap_or_default();
+        let told = match self.restarted[destination] {
+            true => !reason.is_empty(),
+            false => reason.contains("(post-copy)"),
+        };
+        if lost && !told {
+            return Err(format!("the destination has lost it, and says `{reason}`"));
+        }
+        Ok(())
+    }
+
     /// The state of the VM on a node; none where it is not.
     async fn state(&self, node: usize) -> Result<Option<VMState>, String> {
+        Ok(self.arrived(node).await?.map(|vm| vm.state))
+    }
+
+    /// The VM as a node has it.
+    async fn arrived(&self, node: usize) -> Result<Option<VM>, String> {
         let list = tokio::time::timeout(ANSWER, self.vms[node].list(())).await;
         let list = list.map_err(|e| e.to_string())?;
         let list = list.map_err(|e| e.to_string())?;
-        let own = list.iter().find(|vm| vm.id == self.vm);
-        Ok(own.map(|vm| vm.state))
+        Ok(list.into_iter().find(|vm| vm.id == self.vm))
     }
 
     async fn is_over(&self, node: usize, migration: Option<&str>) -> bool {
@@ -372,15 +481,32 @@ fn next(timers: &Timers) -> Option<JoinHandle<()>> {
 }
 
 /// A small guest that writes to its memory all the time, and beats a thousand times a second.
-fn guest() -> VMConfig {
-    let busy = [
-        ("working-set", "262144"),
-        ("dirty-pages-per-second", "2000"),
-        ("beat-hz", "1000"),
-    ];
+fn guest(kind: Kind) -> VMConfig {
+    let (cpus, busy): (u32, &[_]) = match kind {
+        // Twenty megabytes a second, and two thirds of one for a round of what it wrote. One vCPU may write behind what
+        // is sent unasked all the time; the other then needs what is far from it.
+        Kind::PostCopy => (
+            2,
+            &[
+                ("fill", "5242880"),
+                ("working-set", "4194304"),
+                ("dirty-pages-per-second", "5000"),
+                ("beat-hz", "1000"),
+            ],
+        ),
+        Kind::PreCopy | Kind::SameHost => (
+            1,
+            &[
+                ("working-set", "262144"),
+                ("dirty-pages-per-second", "2000"),
+                ("beat-hz", "1000"),
+            ],
+        ),
+    };
     VMConfig {
+        cpus,
         memory: 16 << 20,
-        ..with(config("traveller"), &busy)
+        ..with(config("traveller"), busy)
     }
 }
 

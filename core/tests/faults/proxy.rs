@@ -233,6 +233,38 @@ fn hooks_run_before_and_after_their_message() {
 }
 
 #[test]
+fn a_rule_may_wait_for_another_message_and_be_for_one_channel() {
+    let (proxy, mut a, mut b) = pair();
+    proxy.rule(Rule::at(Way::AToB, "pages", Fault::Drop).after(Way::BToA, "want"));
+    proxy.rule(Rule::at(Way::AToB, "zeros", Fault::Drop).on(1));
+    proxy.rule(Rule::at(Way::AToB, "zeros", Fault::Drop).on(0));
+    let attach = frame(0x04, r#"{"operation":"attach","channel":1}"#);
+    a.write_all(&[attach.clone(), bulk(1, b"early")].concat())
+        .unwrap();
+    expect(&b, &[attach, bulk(1, b"early")].concat());
+    let to_a = [frame(0x10, "{}"), bulk(7, &[0; 8]), bulk(8, &[])].concat();
+    b.write_all(&to_a).unwrap();
+    expect(&a, &to_a);
+    let late = [bulk(1, b"lost"), bulk(2, &[]), bulk(2, &[]), bulk(3, &[])];
+    a.write_all(&late.concat()).unwrap();
+    // The second of the zeros, and what follows.
+    expect(&b, &late[2..].concat());
+    assert_eq!(proxy.rules_left(), 1, "the other channel's");
+    let seen = proxy.seen();
+    let back: Vec<&str> = seen
+        .iter()
+        .filter(|s| s.way == Way::BToA)
+        .map(|s| s.operation.as_str())
+        .collect();
+    assert_eq!(back, ["attached", "missing", "want"]);
+    assert!(
+        seen.iter().all(|seen| seen.channel == Some(1)),
+        "{}",
+        text(&seen)
+    );
+}
+
+#[test]
 fn a_seed_repeats_its_numbers() {
     // The first numbers of the published algorithm from this seed.
     let mut random = Random::new(1_234_567);

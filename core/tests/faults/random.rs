@@ -6,10 +6,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dwcp::{Backend, SameHost};
+use dwcp::Backend;
 
 use super::matrix::{killing, stopping};
-use super::pair::{NEVER, Outcome, PEER_TIMEOUT, Pair, Timers};
+use super::pair::{Kind, NEVER, Outcome, PEER_TIMEOUT, Pair, Timers};
 use super::workers::{self, Job};
 use crate::support::fault_proxy::random::Random;
 use crate::support::fault_proxy::{Fault, Rule, Way};
@@ -35,13 +35,25 @@ const FORTH: [&str; 14] = [
     "resolve",
     "revoke",
 ];
+/// Those that come only where the switch comes first, or also after it.
+const FORTH_LATE: [&str; 7] = [
+    "missing",
+    "pages",
+    "pages",
+    "pages",
+    "round_end",
+    "attach",
+    "done",
+];
 /// Messages from a destination.
 const BACK: [&str; 11] = [
     "prepared", "attached", "ack", "ready", "ready", "running", "running", "pending", "resolve",
     "refused", "taken",
 ];
 
-pub(crate) struct Seed(u64);
+const BACK_LATE: [&str; 5] = ["want", "want", "ack", "attached", "missing"];
+
+pub(crate) struct Seed(Kind, u64);
 
 /// What may have happened to the nodes.
 #[derive(Default)]
@@ -50,24 +62,41 @@ struct Plan {
     text: String,
     source_dies: bool,
     destination_dies: bool,
+    /// Faults for which something has to be waited for.
+    waits: usize,
 }
 
 impl Seed {
     fn plan(&self, pair: &Pair, timers: &Timers) -> Plan {
-        let mut random = Random::new(self.0);
+        let Seed(kind, seed) = *self;
+        let mut random = Random::new(seed);
         let mut plan = Plan::default();
         for _ in 0..1 + random.below(4) {
             let forth = random.below(2) == 0;
-            let (way, operation) = if forth {
-                (pair.forth(), *random.one(&FORTH))
-            } else {
-                (pair.forth().back(), *random.one(&BACK))
+            let late = kind == Kind::PostCopy && random.below(3) > 0;
+            let names: &[&str] = match (forth, late) {
+                (true, false) => &FORTH,
+                (true, true) => &FORTH_LATE,
+                (false, false) => &BACK,
+                (false, true) => &BACK_LATE,
             };
+            let way = match forth {
+                true => pair.forth(),
+                false => pair.forth().back(),
+            };
+            let operation = *random.one(names);
             let nth = 1 + usize::try_from(random.below(2) * random.below(3)).unwrap();
             let fault = plan.fault(&mut random, pair, timers);
             let arrow = if forth { "->" } else { "<-" };
-            write!(plan.text, " [{arrow} {operation} {nth}: {}]", fault.0).unwrap();
-            plan.rules.push(Rule::at(way, operation, fault.1).nth(nth));
+            let mut rule = Rule::at(way, operation, fault.1).nth(nth);
+            let mut when = "";
+            // What is announced late comes before the switch, what is missed after it.
+            if late && (operation, forth) != ("missing", true) {
+                rule = rule.after(pair.forth().back(), "running");
+                when = "late ";
+            }
+            write!(plan.text, " [{arrow} {when}{operation} {nth}: {}]", fault.0).unwrap();
+            plan.rules.push(rule);
         }
         plan
     }
@@ -83,7 +112,9 @@ impl Plan {
         let time = Duration::from_millis(random.below(most));
         let way = *random.one(&ways);
         let name = ["forth", "back"][usize::from(way == ways[1])];
-        match random.below(13) {
+        let choice = random.below(13);
+        self.waits += usize::from(!matches!(choice, 0..=2 | 7));
+        match choice {
             0 => ("cut".into(), Fault::Cut),
             1 => ("reset".into(), Fault::Reset),
             2 => {
@@ -135,7 +166,7 @@ fn muting(pair: &Pair, way: Way, time: Duration, timers: &Timers) -> Fault {
 
 impl Job for Seed {
     fn name(&self) -> String {
-        format!("DWCP_SEED={}", self.0)
+        format!("DWCP_SEED={}", self.1)
     }
 
     async fn run(&self, pair: &mut Pair) -> Result<String, String> {
@@ -152,9 +183,18 @@ impl Job for Seed {
             let allowed = match outcome {
                 Outcome::RunsAtSource | Outcome::RunsAtDestination => true,
                 Outcome::FailedAtSource => plan.source_dies,
-                Outcome::FailedAtDestination => plan.destination_dies,
+                // Pages that do not come in time are lost by time alone; that takes more than one of these.
+                Outcome::FailedAtDestination => {
+                    let Seed(kind, _) = *self;
+                    let late = kind == Kind::PostCopy && (plan.source_dies || plan.waits > 1);
+                    plan.destination_dies || late
+                }
             };
+            let told = pair
+                .told(migration.as_deref(), outcome, plan.waits > 1)
+                .await;
             pair.check(outcome, stamps).await?;
+            told?;
             if !allowed {
                 return Err(format!("{NEVER}{outcome:?}, and nobody was killed there"));
             }
@@ -167,21 +207,22 @@ impl Job for Seed {
     }
 }
 
-pub(crate) async fn runs(backend: Backend, same_host: SameHost) {
+pub(crate) async fn runs(backend: Backend, kind: Kind) {
     let seeds: VecDeque<Seed> = if let Ok(seed) = std::env::var("DWCP_SEED") {
-        VecDeque::from([Seed(seed.parse().unwrap())])
+        VecDeque::from([Seed(kind, seed.parse().unwrap())])
     } else if std::env::var("DWCP_LONG").is_ok_and(|long| long == "1") {
         // Others each time: any of them can be run again.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let first = now.as_secs() << 16;
-        (first..first + LONG).map(Seed).collect()
+        (first..first + LONG).map(|seed| Seed(kind, seed)).collect()
     } else {
-        let always = match same_host {
-            SameHost::Never => ALWAYS,
+        let always = match kind {
+            Kind::PreCopy => ALWAYS,
+            Kind::PostCopy => 6,
             // What they meet of the hand-over is the same.
-            _ => ALWAYS / 4,
+            Kind::SameHost => ALWAYS / 4,
         };
-        (1..=always).map(Seed).collect()
+        (1..=always).map(|seed| Seed(kind, seed)).collect()
     };
-    workers::all(backend, same_host, seeds).await;
+    workers::all(backend, kind, seeds).await;
 }

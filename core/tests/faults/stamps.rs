@@ -70,6 +70,8 @@ pub(crate) struct Seen {
     pub(crate) copies: usize,
     /// The source's counter when it first had run there.
     pub(crate) cut: u64,
+    /// How long the source's vCPUs had run when the destination's first had.
+    time_cut: Option<Duration>,
     pub(crate) looks: u64,
     /// What must not be.
     pub(crate) wrong: Vec<String>,
@@ -84,6 +86,17 @@ pub(crate) struct Stamps {
 impl Stamps {
     /// The source holds the guest's memory; the destination will, perhaps.
     pub(crate) fn watch(source: u32, destination: u32) -> Stamps {
+        Stamps::watch_both(source, destination, None)
+    }
+
+    /// The same where memory may come after the switch. Until the counter's page has come, the destination's copy
+    /// of it is an old one, whether the guest runs there or not: meanwhile who runs is seen by the time that the
+    /// vCPUs of each get.
+    pub(crate) fn watch_late(source: u32, destination: u32) -> Stamps {
+        Stamps::watch_both(source, destination, Some(Times::new(source, destination)))
+    }
+
+    fn watch_both(source: u32, destination: u32, mut times: Option<Times>) -> Stamps {
         let here = Memory::of(source).unwrap();
         // What it held before is not what comes; kept open, so that the numbers stay theirs.
         let old = Memory::all(destination);
@@ -98,6 +111,12 @@ impl Stamps {
                     all.find(|one| old.iter().all(|old| old.inode() != one.inode()))
                 });
                 seen.look(&here, there.as_ref());
+                if let Some(times) = &mut times
+                    && seen.looks.is_multiple_of(TIMES_EVERY)
+                {
+                    times.look();
+                    seen.look_at_times(times.here.total, times.there.total);
+                }
                 std::thread::sleep(LOOK_EVERY);
             }
             seen
@@ -114,6 +133,8 @@ impl Stamps {
 /// CPU time after which vCPUs are said to have run: more than it takes to make their threads, to stop and to
 /// end them, and less than the guest uses in the time in which it is watched.
 const RAN: Duration = Duration::from_millis(4);
+/// Looks at counters, for one at times, which costs more.
+const TIMES_EVERY: u64 = 16;
 
 /// The CPU time that the vCPUs of a process have had so far, for all that is there to be seen.
 fn vcpu_time(process: u32) -> Duration {
@@ -144,6 +165,32 @@ impl Ran {
     }
 }
 
+/// How long the vCPUs of both nodes ran since it was made.
+struct Times {
+    processes: [u32; 2],
+    here: Ran,
+    there: Ran,
+}
+
+impl Times {
+    fn new(source: u32, destination: u32) -> Times {
+        Times {
+            processes: [source, destination],
+            here: Ran::default(),
+            there: Ran {
+                last: vcpu_time(destination),
+                ..Ran::default()
+            },
+        }
+    }
+
+    fn look(&mut self) {
+        let [source, destination] = self.processes;
+        self.there.look(vcpu_time(destination));
+        self.here.look(vcpu_time(source));
+    }
+}
+
 impl Stamps {
     /// The same, where both nodes have one memory: there is one counter, and who runs is seen by the time that
     /// the vCPUs of each get.
@@ -151,18 +198,12 @@ impl Stamps {
         let memory = Memory::of(source).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
-        let start = vcpu_time(destination);
+        let mut times = Times::new(source, destination);
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
-            let mut here = Ran::default();
-            let mut there = Ran {
-                last: start,
-                ..Ran::default()
-            };
             while !ends.load(Ordering::SeqCst) {
-                there.look(vcpu_time(destination));
-                here.look(vcpu_time(source));
-                seen.look_at_one(memory.beats(), here.total, there.total);
+                times.look();
+                seen.look_at_one(memory.beats(), times.here.total, times.there.total);
                 std::thread::sleep(LOOK_EVERY);
             }
             seen
@@ -181,17 +222,22 @@ impl Seen {
                 .push(format!("the guest went back from {was} to {beats}"));
         }
         (self.source, self.destination) = (beats, beats);
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
-        if !self.ran_there && there >= RAN {
-            (self.ran_there, self.cut) = (true, micros(here));
-        }
-        if self.ran_there && micros(here) > self.cut + micros(RAN) {
+        self.look_at_times(here, there);
+        self.ran_there = self.time_cut.is_some();
+    }
+
+    /// How long the vCPUs of the source and of the destination have run.
+    fn look_at_times(&mut self, here: Duration, there: Duration) {
+        let Some(cut) = self.time_cut else {
+            self.time_cut = (there >= RAN).then_some(here);
+            return;
+        };
+        if here > cut + RAN {
             self.wrong.push(format!(
-                "the source ran for {here:?} in all, {} µs of that before the destination, which ran for \
-                 {there:?}",
-                self.cut
+                "the source ran for {here:?} in all, {cut:?} of that before the destination, which ran for \
+                 {there:?}"
             ));
-            self.cut = micros(here);
+            self.time_cut = Some(here);
         }
     }
 
@@ -291,6 +337,18 @@ fn two_runners_in_one_memory_are_seen() {
     assert!(both.wrong[0].contains("the source ran"), "{both:?}");
     let back = watch(&[(3, 5, 0), (2, 5, 0)]);
     assert!(back.wrong[0].contains("went back"), "{back:?}");
+}
+
+#[test]
+fn two_runners_are_seen_before_the_counter_has_come() {
+    let memories = Fake::new();
+    let mut seen = memories.counts([(10, 8), (10, 8)]);
+    let millis = Duration::from_millis;
+    seen.look_at_times(millis(50), millis(5));
+    seen.look_at_times(millis(52), millis(90));
+    assert!(seen.wrong.is_empty() && !seen.ran_there, "{seen:?}");
+    seen.look_at_times(millis(60), millis(90));
+    assert!(seen.wrong[0].contains("the source ran"), "{seen:?}");
 }
 
 #[test]

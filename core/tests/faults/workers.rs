@@ -6,10 +6,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dwcp::{Backend, SameHost};
+use dwcp::Backend;
 use futures::FutureExt;
 
-use super::pair::{NEVER, Pair};
+use super::pair::{Kind, NEVER, Pair};
 use crate::support::Witness;
 use crate::support::fault_proxy::text;
 
@@ -32,14 +32,14 @@ pub(crate) trait Job: Send + Sync + 'static {
 /// Does all jobs, prints what each came to, and fails with all that went wrong. A pair with which
 /// something went wrong is not used again. What counts on a time-out is done again where the host stood
 /// still meanwhile; nothing excuses a second runner or wrong memory.
-pub(crate) async fn all<J: Job>(backend: Backend, same_host: SameHost, jobs: VecDeque<J>) {
+pub(crate) async fn all<J: Job>(backend: Backend, kind: Kind, jobs: VecDeque<J>) {
     let count = jobs.len();
     assert!(count > 0, "there is no such job");
     let began = Instant::now();
     let jobs: VecDeque<(J, usize)> = jobs.into_iter().map(|job| (job, 0)).collect();
     let jobs = Arc::new(Mutex::new(jobs));
     let workers: Vec<_> = (0..WORKERS.min(count))
-        .map(|_| tokio::spawn(work(backend, same_host, Arc::clone(&jobs))))
+        .map(|_| tokio::spawn(work(backend, kind, Arc::clone(&jobs))))
         .collect();
     let mut wrong = Vec::new();
     for worker in workers {
@@ -54,7 +54,7 @@ pub(crate) async fn all<J: Job>(backend: Backend, same_host: SameHost, jobs: Vec
 /// Does jobs until there are none; what went wrong.
 async fn work<J: Job>(
     backend: Backend,
-    same_host: SameHost,
+    kind: Kind,
     jobs: Arc<Mutex<VecDeque<(J, usize)>>>,
 ) -> Vec<String> {
     let (mut wrong, mut pair) = (Vec::new(), None);
@@ -65,7 +65,7 @@ async fn work<J: Job>(
         };
         let mut own = match pair.take() {
             Some(pair) => pair,
-            None => start(backend, same_host).await,
+            None => start(backend, kind).await,
         };
         let began = Instant::now();
         let watched = Witness::start(EVERY);
@@ -92,11 +92,11 @@ async fn work<J: Job>(
 }
 
 /// A new pair.
-async fn start(backend: Backend, same_host: SameHost) -> Pair {
+async fn start(backend: Backend, kind: Kind) -> Pair {
     let mut tries = 0;
     loop {
         let watched = Witness::start(EVERY);
-        let started = AssertUnwindSafe(Pair::start(backend, same_host))
+        let started = AssertUnwindSafe(Pair::start(backend, kind))
             .catch_unwind()
             .await;
         let still = watched.worst();

@@ -6,8 +6,8 @@
 //!
 //! A message is named by its operation: `prepare`, `prepared`, `attach`, `attached`, `ready`,
 //! `commit`, `running`, `done` and the others of a control connection; `pages`, `zeros`, `round_end`,
-//! `ack`, `state` on a bulk channel; `ping` for what only says that a node is there; `frame-2` and so
-//! on for frames of other types.
+//! `ack`, `state`, `missing`, `want` and the others of a bulk channel; `ping` for what only says that a
+//! node is there; `frame-2` and so on for frames of other types.
 
 mod carry;
 mod names;
@@ -97,6 +97,10 @@ impl fmt::Debug for Fault {
 pub struct Rule {
     way: Way,
     operation: String,
+    /// On this bulk channel only.
+    channel: Option<u32>,
+    /// Not before such a message has come.
+    after: Option<(Way, String)>,
     /// Messages like it that have yet to come, this one included.
     nth: usize,
     fault: Fault,
@@ -108,8 +112,26 @@ impl Rule {
         Rule {
             way,
             operation: operation.to_owned(),
+            channel: None,
+            after: None,
             nth: 1,
             fault,
+        }
+    }
+
+    /// Only what goes over that bulk channel, or asks for it.
+    pub fn on(self, channel: u32) -> Rule {
+        Rule {
+            channel: Some(channel),
+            ..self
+        }
+    }
+
+    /// Only what comes to the proxy after a message of that name that goes that way.
+    pub fn after(self, way: Way, operation: &str) -> Rule {
+        Rule {
+            after: Some((way, operation.to_owned())),
+            ..self
         }
     }
 
@@ -127,6 +149,8 @@ pub struct Seen {
     pub operation: String,
     /// The connection, by its number.
     pub connection: u64,
+    /// The bulk channel that it was opened as.
+    pub channel: Option<u32>,
     /// Since the proxy was started.
     pub at: Duration,
     /// What was done to it.
@@ -140,10 +164,12 @@ impl fmt::Display for Seen {
             Way::BToA => "A <- B",
         };
         let (at, fate) = (self.at.as_secs_f64(), self.fate.join(", "));
+        let channel = self.channel.map(|number| format!("/{number}"));
+        let name = format!("{}{}", self.operation, channel.unwrap_or_default());
         write!(
             f,
-            "{at:9.3} #{:<3} {arrow} {:<12} {fate}",
-            self.connection, self.operation
+            "{at:9.3} #{:<3} {arrow} {name:<12} {fate}",
+            self.connection
         )
     }
 }
@@ -374,11 +400,17 @@ impl State {
     }
 
     /// Takes the rules that are due at a message.
-    fn due(&mut self, way: Way, operation: &str) -> Vec<Fault> {
+    fn due(&mut self, way: Way, operation: &str, channel: Option<u32>) -> Vec<Fault> {
         for rule in &mut self.rules {
-            if (rule.way, rule.operation.as_str()) == (way, operation) {
+            if rule.after.is_none()
+                && (rule.way, rule.operation.as_str()) == (way, operation)
+                && (rule.channel.is_none() || rule.channel == channel)
+            {
                 rule.nth -= 1;
             }
+            // What comes from now on is after it.
+            rule.after
+                .take_if(|(after, name)| (*after, name.as_str()) == (way, operation));
         }
         let (due, rest) = std::mem::take(&mut self.rules)
             .into_iter()

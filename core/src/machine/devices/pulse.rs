@@ -193,8 +193,8 @@ impl Pulse {
 
     fn block_word(&self, vcpu: u32, at: usize) -> u64 {
         // The blocks lie in the lowest RAM, which every VM has.
-        let words = self.ram.read_words::<1>(Block(vcpu).address() + at as u64);
-        words.map_or(0, |[word]| word)
+        let word = self.ram.look_at_word(Block(vcpu).address() + at as u64);
+        word.unwrap_or(0)
     }
 
     pub(super) fn reset(&self) {

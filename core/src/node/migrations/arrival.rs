@@ -346,18 +346,13 @@ impl DestinationHost for Guest {
         }
     }
 
-    fn memory_lost(&self, reason: &str, let_go: &dyn Fn()) {
+    fn memory_lost(&self, reason: &str) {
         let vm_id = self.vm_id.get().map_or("", String::as_str);
         let Ok((entry, _)) = self.shared.registry.find(vm_id) else {
             // It was destroyed meanwhile.
-            return let_go();
+            return;
         };
-        let machine = entry.take_machine();
-        if let Some(machine) = &machine {
-            machine.ask_to_pause();
-        }
-        let_go();
-        if let Some(machine) = &machine {
+        if let Some(machine) = entry.take_machine() {
             machine.pause();
         }
         let change = Change::new(VMState::Failed, VMEventType::Failed, reason.to_owned());

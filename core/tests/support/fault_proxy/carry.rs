@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::names::{self, Message, Next};
@@ -19,8 +19,8 @@ pub(super) struct Connection {
     opened: Way,
     /// The socket to each node: A, B.
     ends: [TcpStream; 2],
-    /// Its opener asked for a bulk channel.
-    bulk: AtomicBool,
+    /// Its opener asked for a bulk channel, of that number where it said one.
+    bulk: OnceLock<Option<u32>>,
     /// By way: nothing passes any more.
     closed: [AtomicBool; 2],
     /// Ways that have ended.
@@ -42,7 +42,7 @@ impl Connection {
             number,
             opened,
             ends,
-            bulk: AtomicBool::new(false),
+            bulk: OnceLock::new(),
             closed: [AtomicBool::new(false), AtomicBool::new(false)],
             ended: AtomicU8::new(0),
         }
@@ -120,7 +120,7 @@ fn carry(shared: &Shared, connection: &Connection, way: Way) -> io::Result<()> {
         let next = if raw {
             names::bulk(&mut from)?
         } else {
-            names::frame(&mut from, || connection.bulk.load(Ordering::SeqCst))?
+            names::frame(&mut from, || connection.bulk.get().is_some())?
         };
         let message = match next {
             Next::Message(message) => message,
@@ -128,7 +128,8 @@ fn carry(shared: &Shared, connection: &Connection, way: Way) -> io::Result<()> {
         };
         // From here on each side sends bulk messages.
         if way == connection.opened && message.operation == "attach" {
-            connection.bulk.store(true, Ordering::SeqCst);
+            // A connection asks once.
+            let _ = connection.bulk.set(message.channel);
             raw = true;
         }
         raw |= message.operation == "attached";
@@ -141,13 +142,15 @@ impl Shared {
     fn pass(&self, connection: &Connection, way: Way, message: Message) -> io::Result<()> {
         let due = {
             let mut state = self.lock();
-            let due = state.due(way, &message.operation);
+            let channel = connection.bulk.get().copied().flatten();
+            let due = state.due(way, &message.operation, channel);
             state.waiting += usize::from(!due.is_empty());
             if message.operation != "ping" {
                 state.seen.push(Seen {
                     way,
                     operation: message.operation,
                     connection: connection.number,
+                    channel,
                     at: self.started.elapsed(),
                     fate: due.iter().map(|fault| format!("{fault:?}")).collect(),
                 });

@@ -20,6 +20,8 @@ const LONGEST: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) operation: String,
+    /// The bulk channel that is asked for.
+    pub(super) channel: Option<u32>,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -42,14 +44,20 @@ pub(super) fn frame(stream: &mut impl Read, bulk: impl FnOnce() -> bool) -> io::
         return Ok(Next::End(bytes));
     }
     let kind = bytes.get(5).copied().unwrap_or(0);
+    let envelope = (kind == MIGRATION).then(|| envelope(&bytes)).flatten();
+    let channel = envelope.as_ref().and_then(|envelope| envelope.channel);
     let operation = match kind {
-        MIGRATION => operation(&bytes).unwrap_or_else(|| "unreadable".to_owned()),
+        MIGRATION => envelope.map_or_else(|| "unreadable".to_owned(), |own| own.operation),
         OK if bulk() => "attached".to_owned(),
         AUTH => "auth".to_owned(),
         PING | PONG => "ping".to_owned(),
         other => format!("frame-{other}"),
     };
-    Ok(Next::Message(Message { operation, bytes }))
+    Ok(Next::Message(Message {
+        operation,
+        channel,
+        bytes,
+    }))
 }
 
 /// Reads the next message of a bulk channel.
@@ -67,6 +75,11 @@ pub(super) fn bulk(stream: &mut impl Read) -> io::Result<Next> {
         3 => "round_end",
         4 => "ack",
         5 => "state",
+        6 => "packed",
+        7 => "missing",
+        8 => "want",
+        9 => "disk",
+        10 => "disk_zeros",
         _ => "unreadable",
     };
     if !more(stream, &mut bytes, (runs * 16).saturating_add(payload))? {
@@ -74,6 +87,7 @@ pub(super) fn bulk(stream: &mut impl Read) -> io::Result<Next> {
     }
     Ok(Next::Message(Message {
         operation: operation.to_owned(),
+        channel: None,
         bytes,
     }))
 }
@@ -87,14 +101,16 @@ fn more(stream: &mut impl Read, bytes: &mut Vec<u8>, count: usize) -> io::Result
     Ok(read == count)
 }
 
-fn operation(frame: &[u8]) -> Option<String> {
+/// What a control connection or an attach says of itself.
+#[derive(serde::Deserialize)]
+struct Envelope {
+    operation: String,
+    channel: Option<u32>,
+}
+
+fn envelope(frame: &[u8]) -> Option<Envelope> {
     let id = usize::from(u16::from_be_bytes(frame.get(14..16)?.try_into().ok()?));
     let payload = frame.get(16 + id + 4..)?;
     // The nodes' own envelope has more.
-    #[derive(serde::Deserialize)]
-    struct Envelope {
-        operation: String,
-    }
-    let envelope: Envelope = serde_json::from_slice(payload).ok()?;
-    Some(envelope.operation)
+    serde_json::from_slice(payload).ok()
 }
