@@ -141,7 +141,9 @@ def test_fifty_exits_with_work_under_way(how: str, number: int) -> None:
 
 def test_ctrl_c_ends_a_wait() -> None:
     program = """
-        import os, signal, socket, threading
+        import faulthandler, os, signal, socket, threading
+        # Should it hang, it says where.
+        faulthandler.dump_traceback_later(50, exit=True)
         import dwcp
         from dwcp.sync import Client
 
@@ -164,5 +166,5 @@ def test_ctrl_c_ends_a_wait() -> None:
         except KeyboardInterrupt:
             print("interrupted")
     """
-    ended = run(program, 20)
+    ended = run(program)
     assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr

@@ -835,13 +835,6 @@ impl Driver {
             self.finished = true;
         }
         self.leaving.host.finished(outcome);
-        match outcome {
-            SourceOutcome::StayedHere { .. } => self.forced(Ok(())),
-            SourceOutcome::Lost { reason } => {
-                self.forced(Err(DWCPError::Migration(reason.clone())));
-            }
-            SourceOutcome::Moved { .. } | SourceOutcome::Unresolved => {}
-        }
         let progress = &self.leaving.progress;
         match outcome {
             SourceOutcome::Moved { .. } => match &self.served {
@@ -862,6 +855,14 @@ impl Driver {
             SourceOutcome::Unresolved => {
                 self.tell_unresolved();
             }
+        }
+        // Who is answered finds all of it done.
+        match outcome {
+            SourceOutcome::StayedHere { .. } => self.forced(Ok(())),
+            SourceOutcome::Lost { reason } => {
+                self.forced(Err(DWCPError::Migration(reason.clone())));
+            }
+            SourceOutcome::Moved { .. } | SourceOutcome::Unresolved => {}
         }
     }
 
