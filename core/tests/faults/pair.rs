@@ -78,6 +78,8 @@ pub(crate) struct Pair {
     verdicts_stay: u32,
     /// Which nodes were started again since a migration was last begun.
     restarted: [bool; 2],
+    /// The migration that was settled last told the destination which pages come late.
+    pub(crate) switched: bool,
     /// Nodes that were killed and have not been started again.
     pub(crate) killed: Arc<Mutex<Vec<u32>>>,
 }
@@ -107,6 +109,7 @@ impl Pair {
             levels: [Held::new(), Held::new()],
             verdicts_stay: 0,
             restarted: [false; 2],
+            switched: false,
             killed: Arc::default(),
         };
         // Twice, so that what is opened once is open.
@@ -197,6 +200,8 @@ impl Pair {
         all: bool,
     ) -> Result<Outcome, String> {
         self.rest(migration).await?;
+        let seen = self.proxy.seen();
+        self.switched = seen.iter().any(|seen| seen.operation == "missing");
         let end = Instant::now() + ANSWER;
         // The last message may still be on its way.
         while all && self.proxy.rules_left() > 0 && Instant::now() < end {
