@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use super::clock;
 use crate::hypervisor::Vcpu;
 
 /// Longest run of guest code while stalls are measured: an exit more a millisecond costs the guest
@@ -230,7 +229,10 @@ impl StallReader {
     fn look(&mut self) -> Look {
         let at = Instant::now();
         let waited = match self.busy_since {
-            Some(since) => Some(at.saturating_duration_since(since).saturating_sub(used())),
+            Some(since) => Some(
+                at.saturating_duration_since(since)
+                    .saturating_sub(clock::of_this_thread()),
+            ),
             None => self.waited(),
         };
         Look { at, waited }
@@ -248,15 +250,6 @@ impl StallReader {
         let nanos = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(Duration::from_nanos(nanos))
     }
-}
-
-/// What the calling thread has had of a processor in its life, without what a host of this host took of that, where
-/// the kernel knows.
-fn used() -> Duration {
-    // It is never below zero.
-    clock_gettime(ClockId::ThreadCPUTime)
-        .try_into()
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -414,7 +407,7 @@ mod tests {
     fn a_thread_that_waits_for_anything_has_no_processor() {
         // The thread's time begins before the reader does; what it did until then is no wait.
         let start = Instant::now();
-        let before = start.checked_sub(used()).unwrap();
+        let before = start.checked_sub(clock::of_this_thread()).unwrap();
         let mut reader = StallReader {
             busy_since: Some(before),
             ..StallReader::default()
@@ -425,8 +418,8 @@ mod tests {
         let second = reader.look();
         let waited = second.waited.unwrap() - first.waited.unwrap();
         assert!(waited >= MS(19), "{waited:?}");
-        let from = used();
-        while used() - from < MS(5) {}
+        let from = clock::of_this_thread();
+        while clock::of_this_thread() - from < MS(5) {}
         let third = reader.look();
         let waited = third.waited.unwrap() - second.waited.unwrap();
         let passed = third.at - second.at;
