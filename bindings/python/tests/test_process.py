@@ -144,6 +144,8 @@ def test_ctrl_c_ends_a_wait() -> None:
         import faulthandler, os, signal, socket, threading
         # Should it hang, it says where.
         faulthandler.dump_traceback_later(50, exit=True)
+        # Whoever started this may have it ignored, as a shell does for what is in its background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         import dwcp
         from dwcp.sync import Client
 
