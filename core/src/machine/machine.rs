@@ -168,7 +168,6 @@ impl Machine {
             devices: &machine.devices,
             tsc_khz: machine.vm.tsc_khz(),
             quota: &quota,
-            busy: machine.pulse.is_some(),
         };
         let mut pinning = machine.config.cpu_pinning.iter().cycle();
         for (index, vcpu) in (0..).zip(vcpus) {

@@ -51,8 +51,6 @@ pub(super) struct Common<'a> {
     pub(super) tsc_khz: u32,
     /// What all of them together may use.
     pub(super) quota: &'a Arc<Throttle>,
-    /// The guest never waits for an interrupt.
-    pub(super) busy: bool,
 }
 
 impl VcpuHandle {
@@ -75,7 +73,6 @@ impl VcpuHandle {
             quota: Arc::clone(common.quota),
             brake: Arc::clone(&brake),
             tsc_khz: common.tsc_khz,
-            busy: common.busy,
         };
         control.add();
         let thread = spawn(&format!("{name}/vcpu{index}"), move || runner.live());
@@ -163,7 +160,6 @@ struct Runner {
     quota: Arc<Throttle>,
     brake: Arc<Throttle>,
     tsc_khz: u32,
-    busy: bool,
 }
 
 /// What bounds a vCPU's time: what its VM is allowed, and what a migration leaves it.
@@ -175,10 +171,7 @@ struct Paces {
 impl Runner {
     /// The thread: run when told to, park when told to, until the end.
     fn live(self) {
-        let mut stalls = match self.busy {
-            true => StallReader::of_busy(),
-            false => StallReader::default(),
-        };
+        let mut stalls = StallReader::default();
         let mut paces = Paces {
             quota: Pace::new(Arc::clone(&self.quota)),
             brake: Pace::new(Arc::clone(&self.brake)),

@@ -3,9 +3,8 @@
 //! What passes between an exit and the next entry is a stall, but for the sleep that the guest asked
 //! for. A run is given a limit of time, by which a vCPU that runs guest code is out again, whatever
 //! that code does: one that takes longer is a stall as well, whether the thread waited for a processor,
-//! the kernel worked on its memory, or the host of this host had other things to do. Other runs stall as long as
-//! their thread was in a run queue; or, of a guest that never waits for an interrupt, had no processor for whatever
-//! reason.
+//! the kernel worked on its memory, or the host of this host had other things to do. Other runs
+//! stall as long as their thread was in a run queue.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::clock;
 use crate::hypervisor::Vcpu;
 
 /// Longest run of guest code while stalls are measured: an exit more a millisecond costs the guest
@@ -76,9 +74,6 @@ impl StallMeter {
 /// What a vCPU's own thread keeps.
 #[derive(Default)]
 pub(super) struct StallReader {
-    /// Since when the thread is looked at, where the guest never waits inside a run: then all that is missing of the
-    /// thread's processor time is a stall.
-    busy_since: Option<Instant>,
     /// Opened when somebody first wants to know.
     schedstat: Option<File>,
     /// The last look, while somebody wants to know.
@@ -99,19 +94,11 @@ pub(super) struct StallReader {
 #[derive(Clone, Copy)]
 struct Look {
     at: Instant,
-    /// What the thread has waited for a processor in its life, where the kernel says so.
+    /// What the thread has waited in run queues in its life, where the kernel says so.
     waited: Option<Duration>,
 }
 
 impl StallReader {
-    /// Of a guest that never waits for an interrupt: it is out of the vCPU, or computes.
-    pub(super) fn of_busy() -> Self {
-        Self {
-            busy_since: Some(Instant::now()),
-            ..Self::default()
-        }
-    }
-
     /// The guest asks to sleep for so long, from now; or its owner wants it to rest, which is no stall
     /// of the host's making either.
     pub(super) fn asked(&mut self, time: Duration) {
@@ -133,7 +120,6 @@ impl StallReader {
         if !meter.on.load(Ordering::Acquire) {
             if self.last.take().is_some() {
                 *self = Self {
-                    busy_since: self.busy_since,
                     schedstat: self.schedstat.take(),
                     limit: self.limit,
                     limited: self.limited,
@@ -227,15 +213,10 @@ impl StallReader {
     }
 
     fn look(&mut self) -> Look {
-        let at = Instant::now();
-        let waited = match self.busy_since {
-            Some(since) => Some(
-                at.saturating_duration_since(since)
-                    .saturating_sub(clock::of_this_thread()),
-            ),
-            None => self.waited(),
-        };
-        Look { at, waited }
+        Look {
+            at: Instant::now(),
+            waited: self.waited(),
+        }
     }
 
     /// The second figure of `/proc/thread-self/schedstat` (Linux
@@ -401,29 +382,6 @@ mod tests {
         reader.exited(&meter);
         assert!(reader.last.is_some());
         assert_eq!(meter.read(), (Duration::ZERO, Duration::ZERO));
-    }
-
-    #[test]
-    fn a_thread_that_waits_for_anything_has_no_processor() {
-        // The thread's time begins before the reader does; what it did until then is no wait.
-        let start = Instant::now();
-        let before = start.checked_sub(clock::of_this_thread()).unwrap();
-        let mut reader = StallReader {
-            busy_since: Some(before),
-            ..StallReader::default()
-        };
-        let first = reader.look();
-        // Not in a run queue.
-        std::thread::sleep(MS(20));
-        let second = reader.look();
-        let waited = second.waited.unwrap() - first.waited.unwrap();
-        assert!(waited >= MS(19), "{waited:?}");
-        let from = clock::of_this_thread();
-        while clock::of_this_thread() - from < MS(5) {}
-        let third = reader.look();
-        let waited = third.waited.unwrap() - second.waited.unwrap();
-        let passed = third.at - second.at;
-        assert!(waited + MS(4) < passed, "{waited:?} of {passed:?}");
     }
 
     #[test]
